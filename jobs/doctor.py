@@ -22,6 +22,7 @@ from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.clusters.checks import Finding, check_node, probing
 from eagleray.clusters.examine import examine_nodes
 from eagleray.core.errors import UserError
+from eagleray.core.spec import Names
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 
@@ -49,7 +50,9 @@ def show(findings: list[Finding], console: Console) -> None:
 
 def main(
     output: Annotated[
-        str | None, typer.Option(help="Folder or URI where results will go, to check as well.")
+        str | None,
+        typer.Option(help="Folder or URI where results will go, to check as well."),
+        Names.OUTPUT,
     ] = None,
     cluster: ClusterOption = None,
     json_output: JsonOption = False,

@@ -16,10 +16,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from eagleray.cli.common import JsonOption, SpecFileOption
+from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import run_command
 from eagleray.cli.options import read_spec, with_spec_options
+from eagleray.core.cluster_address import require_node_address
 from eagleray.core.errors import KpiFailedError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.data.labelled import LabelledImages
@@ -98,13 +99,19 @@ def require_reached(summary: EvaluationSummary) -> None:
 
 @with_spec_options(EvaluateSpec, argument=("model", "data"))
 def main(
-    fields: dict[str, Any], spec: SpecFileOption = None, json_output: JsonOption = False
+    fields: dict[str, Any],
+    spec: SpecFileOption = None,
+    cluster: ClusterOption = None,
+    json_output: JsonOption = False,
 ) -> None:
     """Measure a model on labelled images: metrics with intervals, KPIs, and a page."""
     with command_errors():
         console = Console(json_output=json_output)
         settings = read_settings()
         settings.make_home()
+        if cluster is not None:
+            require_node_address(cluster)
+            console.note("An evaluation is one process, which runs on this machine of the cluster.")
         request = read_spec(EvaluateSpec, fields, file=spec).with_settings(settings)
         job = open_evaluation(
             request,

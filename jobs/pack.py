@@ -14,6 +14,7 @@ of `eagleray predict` and of `eagleray pack`.
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, VerboseOption
@@ -21,6 +22,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.logs import add_to_lines
+from eagleray.core.yielding import process_signal
 from eagleray.packing.job import PackSummary, finish_pack, open_pack, run_pack
 from eagleray.packing.spec import PackSpec
 
@@ -73,7 +75,8 @@ def main(
             return
         with contextlib.ExitStack() as stack:
             session = job_session(settings, address=cluster, verbose=verbose)
-            summary = run_pack(job, lambda: stack.enter_context(session), console)
+            workers = functools.cache(lambda: stack.enter_context(session))
+            summary = run_pack(job, workers, console, yield_signal=process_signal())
         show(summary, console)
 
 

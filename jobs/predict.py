@@ -19,7 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
-from eagleray.batch.job import open_job
+from eagleray.batch.job import Job, open_job
+from eagleray.batch.pipeline import require_workers
 from eagleray.batch.quote import Quote, quote_job
 from eagleray.batch.run import JobSummary, finish_job, run_job
 from eagleray.batch.spec import PredictSpec
@@ -29,6 +30,7 @@ from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.background import import_ahead
 from eagleray.core.logs import add_to_lines
+from eagleray.core.yielding import process_signal
 from eagleray.io import storage
 from eagleray.registry.references import load_model
 
@@ -67,6 +69,14 @@ def show_quote(quote: Quote, console: Console) -> None:
         console.facts("What this job would take", quote.facts())
 
 
+def _describe(job: Job, console: Console) -> None:
+    console.note(f"{job.plan.num_rows:,} images, model {job.request.model}, job {job.plan.job_id}")
+    for remark in job.plan.remarks:
+        console.note(remark)
+    if job.committed is not None:
+        console.note(f"Job {job.plan.job_id} is complete already; nothing was run.")
+
+
 def _confirm_start(console: Console, *, yes: bool) -> bool:
     if yes:
         return True
@@ -98,15 +108,6 @@ def main(
         request = read_spec(PredictSpec, fields, file=spec).with_settings(settings)
         storage.use_s3(request.s3)
         model = load_model(request.model, settings)
-        job = open_job(request, model, settings, console)
-        add_to_lines(job_id=job.plan.job_id)
-        console.note(f"{job.plan.num_rows:,} images, model {request.model}, job {job.plan.job_id}")
-        for remark in job.plan.remarks:
-            console.note(remark)
-        if job.committed is not None:
-            console.note(f"Job {job.plan.job_id} is complete already; nothing was run.")
-            show(finish_job(job), console)
-            return
         with contextlib.ExitStack() as stack:
             session = functools.cache(
                 lambda: stack.enter_context(
@@ -118,11 +119,19 @@ def main(
                     )
                 )
             )
+            if cluster or settings.ray_address:  # before the inputs are listed
+                require_workers(session(), request.worker_range, request.device)
+            job = open_job(request, model, settings, console)
+            add_to_lines(job_id=job.plan.job_id)
+            _describe(job, console)
+            if job.committed is not None:
+                show(finish_job(job), console)
+                return
             if quote:
                 show_quote(quote_job(job, session(), price_per_hour=price_per_hour), console)
                 if not _confirm_start(console, yes=yes):
                     return
-            summary = run_job(job, session, console)
+            summary = run_job(job, session, console, yield_signal=process_signal())
         show(summary, console)
 
 

@@ -26,6 +26,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import given_options, option_name, with_spec_options
 from eagleray.core.errors import InputError
+from eagleray.core.spec import Names
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.training.budget import Budget
@@ -86,7 +87,9 @@ def _settings(names: list[str], row: Row) -> str:
 def main(
     fields: dict[str, Any],
     space: Annotated[
-        str | None, typer.Option(help="YAML file of the search space; options are fixed.")
+        str | None,
+        typer.Option(help="YAML file of the search space; options are fixed."),
+        Names.INPUT,
     ] = None,
     resume: Annotated[str | None, typer.Option(help="Tuning to resume.")] = None,
     num_trials: Annotated[

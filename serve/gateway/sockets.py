@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from eagleray.core.environment import is_loopback_address
 from eagleray.core.errors import InputError, UserError
-from eagleray.serving.admission import is_loopback
 
 __all__ = ["ListenAddress", "ListeningSockets", "open_sockets", "private_folder"]
 
@@ -64,7 +64,7 @@ class ListeningSockets:
     @property
     def are_loopback(self) -> bool:
         """Whether only this machine can connect to them."""
-        return is_loopback(str(self.http.getsockname()[0]))
+        return is_loopback_address(str(self.http.getsockname()[0]))
 
 
 @contextlib.contextmanager

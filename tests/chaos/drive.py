@@ -48,6 +48,8 @@ class Ending:
 
 
 class _NoJournal(ShardJournal):
+    is_closed = False
+
     def begin(self, shard: int) -> int:
         return 0
 
@@ -63,7 +65,7 @@ class _InProcessWorker(ShardWorker):
 
 
 def run_shards_in_process(
-    pending: Sequence[int], context: JobContext, _: WorkerPool
+    pending: Sequence[int], context: JobContext, _: WorkerPool, **__: object
 ) -> Iterator[ShardSummary]:
     """Predict shards in this process."""
     worker = _InProcessWorker(context)
@@ -113,7 +115,7 @@ def keep_shards(request: PredictSpec, folder: Path) -> None:
     """Run a job, and copy its shard results into a folder before it commits."""
 
     def run_and_keep(
-        pending: Sequence[int], context: JobContext, worker_pool: WorkerPool
+        pending: Sequence[int], context: JobContext, worker_pool: WorkerPool, **__: object
     ) -> Iterator[ShardSummary]:
         yield from run_shards_in_process(pending, context, worker_pool)
         folder.mkdir()

@@ -267,6 +267,5 @@ def test_ray_data_takes_whole_shards_on_gpus(cluster: Cluster, num_decoders: int
         per_node=1,
         uses_gpu=True,
     )
-    shard_dataset(
-        [0, 1], None, ShardJournal(new_id()), worker_pool
-    )  # lazy: there may be no GPU here
+    journal = ShardJournal(new_id())
+    shard_dataset([0, 1], None, journal, worker_pool, num_shards=2)  # lazy: there may be no GPU

@@ -52,7 +52,7 @@ class JobFolder:
         """Run a job whose workers answer without any model, shard after shard."""
         made = Output(job.layout, job.plan, job.model, failed)
 
-        def work(pending: list[int], *_: object) -> Iterator[ShardSummary]:
+        def work(pending: list[int], *_: object, **__: object) -> Iterator[ShardSummary]:
             for shard in pending:
                 made.put_shards([shard])
                 yield decode_shard(storage.read_bytes(job.layout.shard(shard)))[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,13 @@ def run(job: PackJob, pack_shards: PackShards) -> PackSummary:
     return run_pack(job, lambda: ONE_CORE, QUIET, pack_shards=pack_shards)
 
 
-def here(shards: Sequence[int], context: PackContext, *_: Cluster) -> Iterator[PackedShard]:
+def here(shards: Iterable[int], context: PackContext, *_: object) -> Iterator[PackedShard]:
     """Do what the workers do, in this process."""
     for shard in shards:
         yield pack_shard(context, shard)
 
 
-def nobody(shards: Sequence[int], context: PackContext, *_: Cluster) -> Iterator[PackedShard]:
+def nobody(shards: Iterable[int], context: PackContext, *_: object) -> Iterator[PackedShard]:
     raise AssertionError(f"shards {shards} are packed again")
 
 

@@ -9,7 +9,7 @@ receives one line of summary for each shard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,24 @@ import pyarrow as pa
 from eagleray.batch.context import JobContext
 from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.worker import SHARD_COLUMN, DecodeWorker, PredictWorker, ShardWorker
-from eagleray.core.ray_private import iterate_blocks, map_blocks, use_whole_blocks
+from eagleray.core.errors import InputError
+from eagleray.core.ray_private import (
+    iterate_blocks,
+    map_blocks,
+    stream_blocks,
+    use_whole_blocks,
+)
 from eagleray.core.ray_session import Cluster
-from eagleray.sharded.attempts import ShardJournal, run_until_done
+from eagleray.core.types import DeviceChoice
+from eagleray.core.yielding import Turn
+from eagleray.sharded.attempts import ShardJournal, Shards, run_until_done
 from eagleray.sharded.plan import new_id
 
-__all__ = ["WorkerPool", "run_shards", "shard_dataset"]
+__all__ = ["WorkerPool", "require_workers", "run_shards", "shard_dataset"]
 
 _SHARDS_PER_WORKER = 2  # the next one is there when the last one is done
 _MAX_PER_PROCESS = 4
+_MAX_WORKERS_PER_CORE = 2  # as each claims half a core
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,7 @@ class WorkerPool:
         threads: Number of threads of each worker on a CPU, and of each that decodes.
         per_node: Number of processes that share a node's memory.
         uses_gpu: Whether each worker has a GPU.
+        is_asked: Whether an autoscaler adds the nodes that the workers need.
     """
 
     num_workers: int
@@ -51,6 +61,7 @@ class WorkerPool:
     threads: int
     per_node: int
     uses_gpu: bool
+    is_asked: bool = False
 
     @property
     def num_processes(self) -> int:
@@ -62,6 +73,19 @@ class WorkerPool:
         """Number of processes that predict when the cluster has grown."""
         return -(-self.max_workers // self.per_process)
 
+    @property
+    def claim(self) -> dict[str, float]:
+        """Ray resources of each process that predicts.
+
+        On a fixed cluster a worker claims half a core and uses a whole one, so that what else runs
+        there finds room. Nodes that are added must have a core for each.
+        """
+        if self.uses_gpu:
+            return {"num_gpus": 1}
+        if self.num_decoders:
+            return {"num_cpus": 0.25}
+        return {"num_cpus": (1.0 if self.is_asked else 0.5) * self.per_process}
+
     @classmethod
     def choose(
         cls,
@@ -70,35 +94,77 @@ class WorkerPool:
         *,
         wanted: tuple[int, int] | None = None,
         split: bool | None = None,
+        device: DeviceChoice = "auto",
     ) -> WorkerPool:
         """Take what the cluster has, or as many workers as wanted; never more than shards.
+
+        A cluster that grows is asked for the most that is wanted, or that it could have.
 
         Args:
             cluster: The cluster.
             num_shards: Number of shards to do.
             wanted: Minimum and maximum number of workers; None for one on each GPU, or each core.
             split: Whether to decode in separate processes; None does so beside GPUs.
+            device: Device of the network.
+
+        Raises:
+            InputError: If the cluster never has what is wanted.
         """
-        min_workers, max_workers = wanted or (cluster.num_gpus or cluster.num_cpus,) * 2
+        uses_gpu = cluster.uses_gpus(device)
+        available = cluster.max_gpus if uses_gpu else cluster.max_cpus
+        require_workers(cluster, wanted, device)
+        min_workers, max_workers = wanted or (available, available)
+        if cluster.limits is not None:
+            min_workers = max_workers = min(max_workers, available)
         num_workers = max(1, min(min_workers, num_shards))
-        split = bool(cluster.num_gpus) if split is None else split
-        num_nodes = max(1, cluster.num_nodes)
+        split = uses_gpu if split is None else split
         per_process = 1
-        if not split and not cluster.num_gpus:
+        if not split and not uses_gpu:
             per_process = _share_evenly(num_workers, min(_MAX_PER_PROCESS, cluster.cpus_per_node))
-        # A GPU's own process wants a core; what is left decodes.
-        cores_left = cluster.num_cpus - (num_workers if cluster.num_gpus else 0)
-        num_decoders = max(1, min(cores_left, num_shards)) if split else 0
+        num_decoders = max(1, min(_cores_left(cluster, num_workers, uses_gpu=uses_gpu), num_shards))
         num_processes = -(-num_workers // per_process)
+        num_nodes = max(1, _max_nodes(cluster, num_workers, uses_gpu=uses_gpu))
         return cls(
             num_workers=num_workers,
             max_workers=max(num_workers, min(max_workers, num_shards)),
             per_process=per_process,
-            num_decoders=num_decoders,
+            num_decoders=num_decoders if split else 0,
             threads=1,
-            per_node=max(1, -(-max(num_processes, num_decoders) // num_nodes)),
-            uses_gpu=bool(cluster.num_gpus),
+            per_node=max(1, -(-max(num_processes, num_decoders if split else 0) // num_nodes)),
+            uses_gpu=uses_gpu,
+            is_asked=cluster.limits is not None,
         )
+
+
+def require_workers(cluster: Cluster, wanted: tuple[int, int] | None, device: DeviceChoice) -> None:
+    """Refuse workers that the cluster never has.
+
+    Args:
+        cluster: The cluster.
+        wanted: Minimum and maximum number of workers; None for as many as there are.
+        device: Device of the network.
+
+    Raises:
+        InputError: If it never has the minimum.
+    """
+    uses_gpu = cluster.uses_gpus(device)
+    grows = "" if cluster.limits is None else " and does not grow to more"
+    if uses_gpu and not cluster.max_gpus:
+        raise InputError(f"--device gpu: the cluster has no GPU{grows}; leave it out, or use cpu.")
+    most = cluster.max_gpus if uses_gpu else cluster.max_cpus * _MAX_WORKERS_PER_CORE
+    if wanted is not None and wanted[0] > most:
+        has = f"{cluster.max_gpus} GPUs" if uses_gpu else f"{cluster.max_cpus} CPU cores"
+        raise InputError(
+            f"--workers {wanted[0]}: the cluster has {has}{grows}, which take {most} workers; ask "
+            "for fewer."
+        )
+
+
+def _cores_left(cluster: Cluster, num_workers: int, *, uses_gpu: bool) -> int:
+    """Return the number of cores that decode; a GPU's own process wants one."""
+    if cluster.limits is not None and uses_gpu:
+        return num_workers * (cluster.limits.cpus_per_gpu - 1)
+    return cluster.max_cpus - (num_workers if uses_gpu else 0)
 
 
 def _share_evenly(num_workers: int, max_per_process: int) -> int:
@@ -107,11 +173,20 @@ def _share_evenly(num_workers: int, max_per_process: int) -> int:
     return -(-num_workers // num_processes)
 
 
+def _max_nodes(cluster: Cluster, num_workers: int, *, uses_gpu: bool) -> int:
+    """Return the number of nodes that the workers are on, as far as it is known."""
+    if cluster.limits is None:
+        return cluster.num_nodes
+    per_node = cluster.limits.gpus_per_node if uses_gpu else cluster.limits.cpus_per_node
+    return -(-num_workers // max(1, per_node))
+
+
 def run_shards(
-    pending: Iterable[int],
+    pending: Sequence[int] | Shards,
     context: JobContext,
     worker_pool: WorkerPool,
     *,
+    turn: Turn | None = None,
     worker: type[ShardWorker] = ShardWorker,
 ) -> Iterator[ShardSummary]:
     """Predict shards and yield a summary of each as it is finished, in any order.
@@ -120,6 +195,7 @@ def run_shards(
         pending: Numbers of the shards.
         context: What the workers need to know.
         worker_pool: The workers.
+        turn: When it is over, no further shard is begun, and those left are not yielded.
         worker: Class of the workers where there is no GPU.
 
     Raises:
@@ -130,33 +206,58 @@ def run_shards(
     journal = ShardJournal(new_id())
     shared = ray.put(context)
 
-    def run_once(shards: list[int]) -> Iterator[ShardSummary]:
-        dataset = shard_dataset(shards, shared, journal, worker_pool, worker=worker)
+    def run_once(shards: Shards) -> Iterator[ShardSummary]:
+        begun = _until_over(shards, turn, journal)
+        dataset = shard_dataset(
+            begun, shared, journal, worker_pool, num_shards=len(shards), worker=worker
+        )
         for block in iterate_blocks(dataset):
             for record in block.to_pylist():
+                journal.end(record["shard"])
                 yield ShardSummary(**record)
 
     try:
-        yield from run_until_done(pending, run_once)
+        yield from run_until_done(pending, run_once, turn)
     finally:
         journal.forget()
 
 
+def _until_over(shards: Shards, turn: Turn | None, journal: ShardJournal) -> Iterator[int]:
+    """Yield shards until the turn is over; then workers hand back what they have not begun."""
+    for shard in shards:
+        if turn is not None and turn.over:
+            journal.close()
+            return
+        yield int(shard)
+
+
 def shard_dataset(
-    shards: list[int],
+    shards: Iterable[int],
     context: Any,
     journal: ShardJournal,
     worker_pool: WorkerPool,
     *,
+    num_shards: int,
     worker: type[ShardWorker] = ShardWorker,
 ) -> Any:
-    """Return the dataset whose blocks are the summaries; nothing runs until they are read."""
+    """Return the dataset whose blocks are the summaries; nothing runs until they are read.
+
+    Args:
+        shards: Numbers of the shards; taken one by one as workers become free.
+        context: Object-store reference of the `JobContext`.
+        journal: Counts how often shards are begun.
+        worker_pool: The workers.
+        num_shards: Number of the shards.
+        worker: Class of the workers where there is no GPU.
+    """
     import ray.data
 
     use_whole_blocks()  # a block is one shard, from end to end
-    # `from_arrow` would start a task for each table.
-    dataset = ray.data.from_blocks(
-        [pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards]
+    num_takers = worker_pool.num_decoders or worker_pool.max_workers
+    dataset = stream_blocks(
+        (pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards),
+        num_blocks=num_shards,
+        max_waiting=_SHARDS_PER_WORKER * num_takers,
     )
     pool = ray.data.ActorPoolStrategy(
         min_size=worker_pool.num_processes,
@@ -165,10 +266,7 @@ def shard_dataset(
         max_concurrent_calls_per_actor=worker_pool.per_process,
         enable_true_multi_threading=worker_pool.per_process > 1,
     )
-    # A worker claims half a core of Ray and uses a whole one. If all cores were claimed, the tasks
-    # that supply its shards would never be scheduled.
-    share = 0.25 if worker_pool.num_decoders else 0.5 * worker_pool.per_process
-    claim = {"num_gpus": 1} if worker_pool.uses_gpu else {"num_cpus": share}
+    claim = worker_pool.claim
     if worker_pool.num_decoders:
         dataset = map_blocks(
             dataset,

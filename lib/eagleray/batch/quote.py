@@ -94,6 +94,7 @@ def quote_job(job: Job, cluster: Cluster, *, price_per_hour: float | None = None
             sample.num_shards,
             wanted=job.request.worker_range,
             split=job.request.separate_decoding,
+            device=job.request.device,
         )
         context = dataclasses.replace(
             job.context(worker_pool),

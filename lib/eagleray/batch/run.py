@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from eagleray.batch.earlier import read_results
 from eagleray.batch.job import Job
 from eagleray.batch.merge import Draft, merge
@@ -25,8 +27,11 @@ from eagleray.batch.timeline import engines, put_timeline, read_timeline, second
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.job_state import JobState
 from eagleray.core.ray_session import Cluster
+from eagleray.core.yielding import Turn, YieldSignal
 from eagleray.io import storage
+from eagleray.sharded.attempts import Shards
 from eagleray.sharded.commit import publish, read_commit, tidy_up
+from eagleray.sharded.progress import JobMonitor
 from eagleray.sharded.run import JobRun
 
 __all__ = ["JobSummary", "RunShards", "finish_job", "run_job"]
@@ -103,6 +108,7 @@ def run_job(
     cluster: Callable[[], Cluster],
     reporter: ProgressReporter,
     *,
+    yield_signal: YieldSignal | None = None,
     run_shards: RunShards = run_shards,
     draw_plots: DrawPlots = draw_plots,
 ) -> JobSummary:
@@ -112,6 +118,7 @@ def run_job(
         job: An opened job.
         cluster: Returns the cluster; not called if every shard has its result.
         reporter: Receives the progress.
+        yield_signal: Asks the job to yield its workers; None if nobody does.
         run_shards: Predicts shards.
         draw_plots: Draws the plots of the page.
 
@@ -122,17 +129,28 @@ def run_job(
     if read_commit(job.layout) is not None:  # by another run, since this one opened the job
         return finish_job(job)
 
-    def work(pending: list[int]) -> Iterator[ShardSummary]:
-        wanted, split = job.request.worker_range, job.request.separate_decoding
-        worker_pool = WorkerPool.choose(cluster(), len(pending), wanted=wanted, split=split)
-        return run_shards(_in_turn(pending, worker_pool), job.context(worker_pool), worker_pool)
-
     started = time.time()
     first: float | None = None
-    run = JobRun(job.layout, job.plan, job.request.failure_limit, reporter)
+    run = JobRun(
+        job.layout,
+        job.plan,
+        job.request.failure_limit,
+        reporter,
+        yield_signal or YieldSignal(),
+    )
     with run.monitored() as monitor:
+
+        def work(pending: Shards, turn: Turn) -> Iterator[ShardSummary]:
+            now = cluster().counted_again()
+            worker_pool = _choose_workers(job, now, len(pending))
+            _say_what_is_awaited(worker_pool, now, reporter, monitor)
+            context = job.context(worker_pool)
+            return run_shards(_in_order(pending, worker_pool), context, worker_pool, turn=turn)
+
         for shard in run.finish_shards("Predicting", work, monitor):
-            first = first or shard.finished - started
+            if first is None:
+                first = shard.finished - started
+                monitor.enter(JobState.RUNNING)  # and waits no longer
         monitor.enter(JobState.RUNNING, "writing the result files")
         collector, committed_here = ReportCollector(), False
         draft = merge(job.layout, job.plan, on_shard=collector.add)
@@ -159,13 +177,40 @@ def finish_job(job: Job) -> JobSummary:
     return _summarise(job, _collect(job), read_timeline(job.layout), started=started)
 
 
-def _in_turn(pending: list[int], worker_pool: WorkerPool) -> list[int]:
+def _choose_workers(job: Job, cluster: Cluster, num_shards: int) -> WorkerPool:
+    request = job.request
+    return WorkerPool.choose(
+        cluster,
+        num_shards,
+        wanted=request.worker_range,
+        split=request.separate_decoding,
+        device=request.device,
+    )
+
+
+def _say_what_is_awaited(
+    worker_pool: WorkerPool, cluster: Cluster, reporter: ProgressReporter, monitor: JobMonitor
+) -> None:
+    """Say which workers wait for nodes, until the first shard is done."""
+    there = cluster.num_gpus if worker_pool.uses_gpu else cluster.num_cpus
+    if worker_pool.num_workers > there and worker_pool.is_asked:
+        unit = "GPU" if worker_pool.uses_gpu else "core"
+        waits = (
+            f"waiting for {worker_pool.num_workers - there} of {worker_pool.num_workers} workers, "
+            f"one on each {unit}: the cluster grows"
+        )
+        reporter.note(waits)
+        monitor.enter(JobState.RUNNING, waits)
+
+
+def _in_order(pending: Shards, worker_pool: WorkerPool) -> Shards:
     """Order shards, which grow with their number.
 
     Each worker begins with a small one, so that results appear at once; then come the largest, and
     at the end small ones again, so that workers finish together.
     """
-    return pending[: worker_pool.num_workers] + pending[worker_pool.num_workers :][::-1]
+    first, others = np.split(pending, [worker_pool.num_workers])
+    return np.concatenate([first, others[::-1]])
 
 
 def _collect(job: Job) -> ReportCollector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -54,7 +55,9 @@ class ShardSummary:
     @classmethod
     def from_json(cls, content: bytes) -> ShardSummary:
         """Read the summary that `encode_shard` wrote."""
-        return cls(**json.loads(content))
+        fields = json.loads(content)
+        fields["engine"] = sys.intern(fields.get("engine", ""))  # the same in most shards
+        return cls(**fields)
 
 
 def encode_shard(rows: pa.Table, summary: ShardSummary) -> bytes:

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks import FormatName, TableSink, table_sink
-from eagleray.core.spec import AsList, Spec, Texts, as_value_error, spec_field, worker_range
-from eagleray.core.types import EngineName, Precision
+from eagleray.core.spec import AsList, Names, Spec, Texts, as_value_error, spec_field, worker_range
+from eagleray.core.types import DeviceChoice, EngineName, Precision
 from eagleray.io import storage
 from eagleray.io.spec_fields import SOURCES_PANEL, PathPrefix, SourceFields
 from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
@@ -36,19 +36,27 @@ WorkersText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_
 class BatchRequest(Spec):
     """The fields of a batch job that a caller of the service may set."""
 
-    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
-    model: str = spec_field(..., INPUT, "Reference of a registered model.")
+    inputs: Texts = spec_field(
+        (), INPUT, "Folders, patterns, tables, archives or images.", names=Names.INPUT
+    )
+    model: str = spec_field(..., INPUT, "Reference of a registered model.", names=Names.MODEL)
     output: str = spec_field(
-        ..., RESULTS, "Folder or URI for the results; new, or of the same job."
+        ..., RESULTS, "Folder or URI for the results; new, or of the same job.", names=Names.OUTPUT
     )
     column: str | None = spec_field(
         None, INPUT, "Table column that holds the locations, or the images.", min_length=1
     )
     since: Texts = spec_field(
-        (), INPUT, "Output of an earlier job; only inputs that are new or changed since."
+        (),
+        INPUT,
+        "Output of an earlier job; only inputs that are new or changed since.",
+        names=Names.EARLIER_OUTPUT,
     )
     failed_only: str | None = spec_field(
-        None, INPUT, "Output of an earlier job whose failures are the inputs."
+        None,
+        INPUT,
+        "Output of an earlier job whose failures are the inputs.",
+        names=Names.EARLIER_OUTPUT,
     )
     format: FormatName = spec_field(
         "parquet", RESULTS, "Format of the result files: parquet, csv, jsonl, or an extension's."
@@ -77,6 +85,7 @@ class PredictSpec(SourceFields, BatchRequest):
         ...,
         INPUT,
         "Model: NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.",
+        names=Names.MODEL,
     )
     sql: str | None = spec_field(
         None, RESULTS, "Database URL; the results go into a table there as well."
@@ -92,6 +101,12 @@ class PredictSpec(SourceFields, BatchRequest):
     )
     workers: WorkersText | None = spec_field(
         None, SPEED, "Number of workers: 4, or 4..16 on a cluster that grows; default: all cores."
+    )
+    device: DeviceChoice = spec_field(
+        "auto",
+        SPEED,
+        "Device: auto, cpu or gpu; auto: GPUs that are there. A cluster that grows gets as many "
+        "as --workers says.",
     )
     separate_decoding: bool | None = spec_field(
         None, SPEED, "Decode in workers of their own; default: where there are GPUs."

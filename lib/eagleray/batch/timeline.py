@@ -18,6 +18,8 @@ from eagleray.sharded.layout import OutputLayout
 __all__ = ["engines", "put_timeline", "read_timeline", "seconds_of_work", "throughput"]
 
 _MAX_POINTS = 120
+_Floats = npt.NDArray[np.float64]
+_Function = Callable[[_Floats], _Floats]
 
 
 def put_timeline(layout: OutputLayout, timeline: Sequence[ShardSummary]) -> None:
@@ -35,8 +37,8 @@ def read_timeline(layout: OutputLayout) -> list[ShardSummary]:
         content = storage.read_bytes(layout.timeline)
     except FileNotFoundError:
         return []
-    records = pq.read_table(pa.BufferReader(content)).to_pylist()
-    return [ShardSummary(**record) for record in records]
+    batches = pq.read_table(pa.BufferReader(content)).to_batches(max_chunksize=10_000)
+    return [ShardSummary(**record) for batch in batches for record in batch.to_pylist()]
 
 
 def engines(timeline: Sequence[ShardSummary]) -> tuple[str, ...]:
@@ -61,31 +63,39 @@ def throughput(timeline: Sequence[ShardSummary]) -> tuple[list[float], list[floa
         Middles of equal spans of work, in seconds, and the images per second of each span.
     """
     worked = _worked_before(timeline)
-    starts = worked(np.array([shard.started for shard in timeline]))
-    ends = worked(np.array([shard.finished for shard in timeline]))
+    starts = worked(_column(timeline, "started"))
+    ends = worked(_column(timeline, "finished"))
     ends = np.maximum(ends, starts + 1e-3)  # clocks are coarse, and may be put back
-    rates = np.array([shard.num_rows for shard in timeline]) / (ends - starts)
+    rates = _column(timeline, "num_rows") / (ends - starts)
     edges = np.linspace(0, ends.max(), min(_MAX_POINTS, len(timeline)) + 1)
-    overlaps = np.minimum(ends[:, None], edges[None, 1:]) - np.maximum(
-        starts[:, None], edges[None, :-1]
-    )
-    images = (rates[:, None] * np.clip(overlaps, 0, None)).sum(axis=0)
+    done = _integral_of_steps(starts, ends, rates)(edges)
     middles = (edges[:-1] + edges[1:]) / 2
-    return middles.tolist(), (images / np.diff(edges)).tolist()
+    return middles.tolist(), (np.diff(done) / np.diff(edges)).tolist()
 
 
-def _worked_before(
-    timeline: Sequence[ShardSummary],
-) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+def _integral_of_steps(starts: _Floats, ends: _Floats, heights: _Floats) -> _Function:
+    """Return the integral, up to a moment, of a sum of steps: heights between starts and ends."""
+    moments = np.concatenate([starts, ends])
+    order = np.argsort(moments, kind="stable")
+    moments = moments[order]
+    slopes = np.cumsum(np.concatenate([heights, -heights])[order])
+    areas = np.cumsum(np.maximum(slopes[:-1], 0) * np.diff(moments))  # rounding may go below 0
+    return lambda moment: np.interp(moment, moments, np.concatenate([[0.0], areas]))
+
+
+def _column(timeline: Sequence[ShardSummary], name: str) -> _Floats:
+    return np.fromiter((getattr(shard, name) for shard in timeline), np.float64, len(timeline))
+
+
+def _worked_before(timeline: Sequence[ShardSummary]) -> _Function:
     """Return the function from a moment to the seconds of work before it."""
-    spans: list[list[float]] = []
-    for started, finished in sorted((shard.started, shard.finished) for shard in timeline):
-        if spans and started <= spans[-1][1]:
-            spans[-1][1] = max(spans[-1][1], finished)
-        else:
-            spans.append([started, max(started, finished)])
-    moments = np.array(spans).ravel()
-    lengths = np.array([finished - started for started, finished in spans])
-    ends = np.cumsum(lengths)
-    worked = np.stack([ends - lengths, ends], axis=1).ravel()
-    return lambda moment: np.interp(moment, moments, worked)
+    starts, ends = _column(timeline, "started"), _column(timeline, "finished")
+    order = np.lexsort((ends, starts))
+    starts = starts[order]
+    ends = np.maximum.accumulate(np.maximum(starts, ends[order]))
+    is_first = np.concatenate([[True], starts[1:] > ends[:-1]])  # of a span of work
+    firsts = np.flatnonzero(is_first)
+    spans = np.stack([starts[firsts], ends[np.append(firsts[1:] - 1, len(ends) - 1)]], axis=1)
+    worked = np.cumsum(spans[:, 1] - spans[:, 0])
+    values = np.stack([worked - (spans[:, 1] - spans[:, 0]), worked], axis=1)
+    return lambda moment: np.interp(moment, spans.ravel(), values.ravel())

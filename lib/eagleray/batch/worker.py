@@ -6,7 +6,8 @@
     PredictWorker    predicts and writes what a DecodeWorker decoded: one for each GPU
 
 A shard that was begun before killed a worker, or lost it. It is decoded in a sandbox, image by
-image, so that the image at fault is found and named.
+image, so that the image at fault is found and named. A shard that is handed back, because the job
+yields its workers, is a block without rows.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class ShardWorker:
         self._decoder = ShardDecoder(loaded)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Work on the shard that a block names."""
+        """Work on the shard that a block names, unless shards are handed back."""
+        if self._journal.is_closed:
+            return block.slice(0, 0)
         started = time.time()
         shard = block.column(SHARD_COLUMN)[0].as_py()
         begun = self._journal.begin(shard)
@@ -79,8 +82,10 @@ class DecodeWorker:
 
         Returns:
             A row for each image, in the order of the shard: `pixels` as bytes of the contract's
-            shape, or `reason` and `message`.
+            shape, or `reason` and `message`. No row if shards are handed back.
         """
+        if self._journal.is_closed:
+            return block.slice(0, 0)
         started = time.time()
         shard = block.column(SHARD_COLUMN)[0].as_py()
         begun = self._journal.begin(shard)
@@ -119,7 +124,9 @@ class PredictWorker:
         self._shape = loaded.model.package.contract.shape
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Work on one decoded shard."""
+        """Work on one decoded shard, unless it was handed back."""
+        if not block.num_rows:
+            return block
         shard = block.column(SHARD_COLUMN)[0].as_py()
         records = enumerate(_records(block))
         decoded = (_from_record(index, record, self._shape) for index, record in records)

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from eagleray.cli.common import JsonOption, OffOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.core.errors import InputError
 from eagleray.core.settings import read_settings
+from eagleray.core.validation import first_validation_error
 
 __all__ = ["cluster_app"]
 
 cluster_app = typer.Typer(
     help="Clusters by name: add, use, list, show, remove.\n\n"
+    "eagleray cluster add images https://images.example.com --key-file ~/.eagleray-key\n\n"
     "eagleray cluster add gpus ray-jobs+https://ray.example.com --token-file ~/.ray/gpus\n\n"
     "eagleray cluster use gpus\n\n"
     "eagleray predict s3://photos/ --model flowers@production --output s3://results/ "
@@ -33,9 +36,14 @@ def add(
         str,
         typer.Argument(
             metavar="ADDRESS",
-            help="ray-jobs+https://HEAD from outside; auto or HOST:PORT on a node of it.",
+            help="https://SERVICE with a key, ray-jobs+https://HEAD with the cluster's token; auto "
+            "or HOST:PORT on a node of it.",
         ),
     ],
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="File of the key for a service; default: EAGLERAY_API_KEY."),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(help="File of the cluster's token; default: RAY_AUTH_TOKEN."),
@@ -46,11 +54,18 @@ def add(
 
     with command_errors():
         settings = read_settings()
-        file = None if token_file is None else token_file.expanduser().absolute()
-        profile = ClusterProfile(address=address, token_file=file)
+        files = {
+            option: file.expanduser().absolute()
+            for option, file in (("key_file", key_file), ("token_file", token_file))
+            if file is not None
+        }
+        try:
+            profile = ClusterProfile(address=address, **files)
+        except ValidationError as error:
+            raise InputError(f"{first_validation_error(error)}.") from None
         profiles = ClusterProfiles.read(settings).with_profile(name, profile)
-        if file is not None:
-            profile.token()
+        if files:
+            profile.secret()
         profiles.write(settings)
         Console().say(f"{name} is {address}; `eagleray cluster show {name}` asks it.")
 
@@ -89,26 +104,31 @@ def list_all(json_output: JsonOption = False) -> None:
             console.emit(profiles.model_dump(mode="json"))
             return
         rows = [
-            [name, profile.address, str(profile.token_file or ""), "yes" * (name == profiles.used)]
+            [
+                name,
+                profile.address,
+                str(profile.key_file or profile.token_file or ""),
+                "yes" * (name == profiles.used),
+            ]
             for name, profile in profiles.profiles.items()
         ]
         if not rows:
             console.say("No cluster has a name yet: `eagleray cluster add` gives it one.")
             return
-        console.table("Clusters", ["cluster", "address", "token", "in use"], rows)
+        console.table("Clusters", ["cluster", "address", "key or token", "in use"], rows)
 
 
 @cluster_app.command("show")
 def show(name: Name, json_output: JsonOption = False) -> None:
-    """Ask a cluster whether it answers, accepts the token, and has this version of Ray."""
-    from eagleray.cli.remote import job_server_of
+    """Ask a cluster whether it answers, accepts the key or token, and has a version that fits."""
+    from eagleray.cli.remote import jobs_on
 
     with command_errors():
         console = Console(json_output=json_output)
-        server = job_server_of(name)
-        jobs = server.jobs()
+        cluster = jobs_on(name)
+        jobs = cluster.jobs()
         running = sum(not job.state.has_ended for job in jobs)
-        facts = {"ray": server.ray_version(), "jobs": len(jobs), "running or queued": running}
+        facts = {**cluster.facts(), "jobs": len(jobs), "running or queued": running}
         console.emit(facts) if json_output else console.facts(f"Cluster {name}", facts)
 
 

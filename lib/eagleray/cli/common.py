@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from eagleray.core.spec import Names
+
 __all__ = [
     "AliasOption",
     "ClusterOption",
@@ -25,7 +27,7 @@ ClusterOption = Annotated[
     str | None,
     typer.Option(
         "--cluster",
-        help="Ray cluster to run on: a name (`eagleray cluster add`) or an address; default: the "
+        help="Cluster to run on: a name (`eagleray cluster add`) or an address; default: the "
         "cluster in use, else a Ray of its own. On a cluster that is reached from outside, "
         "--detach returns once the job is submitted.",
     ),
@@ -48,7 +50,9 @@ NewAliasOption = Annotated[
 OffOption = Annotated[bool, typer.Option("--off", help="Switch it off.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="A sentence for the history.")]
 SpecFileOption = Annotated[
-    str | None, typer.Option("--spec", help="YAML file of these fields; options override it.")
+    str | None,
+    typer.Option("--spec", help="YAML file of these fields; options override it."),
+    Names.INPUT,
 ]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Show what Ray and the workers print.")

@@ -44,6 +44,7 @@ from rich.text import Text
 
 from eagleray.core.display import escape_json, escape_text
 from eagleray.core.errors import EaglerayError, ExitCode, ResumableInterrupt
+from eagleray.core.job_channel import process_channel
 from eagleray.core.logs import writes_json
 
 __all__ = ["Cell", "Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
@@ -133,7 +134,15 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int) -> Iterator[ProgressBar]:
-        """Show a progress bar; outside a terminal, print a line for each tenth."""
+        """Show a progress bar; outside a terminal, print a line for each tenth.
+
+        The process that runs a submitted command learns of the progress too.
+        """
+        with self._bar(description, total) as bar:
+            yield _ReportedBar(bar, description, total)
+
+    @contextlib.contextmanager
+    def _bar(self, description: str, total: int) -> Iterator[ProgressBar]:
         if self._json or not self._err.is_terminal:
             with _plain_progress(self, description, total) as bar:
                 yield bar
@@ -250,6 +259,29 @@ def _print_traceback(
         return
     text = "".join(traceback.format_exception(kind, error, trace))
     sys.stderr.write(escape_text(text, keep="\n"))
+
+
+class _ReportedBar(ProgressBar):
+    """Passes calls on to a bar, and reports them in the channel of a submitted command."""
+
+    def __init__(self, bar: ProgressBar, description: str, total: int) -> None:
+        self._bar, self._description, self._total = bar, description, total
+        self._done = self._num_failed = 0
+        self._lock = threading.Lock()
+        self._report()
+
+    def advance(self, count: int, *, failed: int = 0, note: str | None = None) -> None:
+        with self._lock:
+            self._done += count
+            self._num_failed += failed
+            self._report()
+        self._bar.advance(count, failed=failed, note=note)
+
+    def line(self, text: str) -> None:
+        self._bar.line(text)
+
+    def _report(self) -> None:
+        process_channel().progress(self._description, self._done, self._num_failed, self._total)
 
 
 class _LineBar(ProgressBar):

@@ -12,9 +12,11 @@ from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.core.cluster_address import require_node_address
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
 from eagleray.core.file_names import escape_file_name
+from eagleray.core.job_channel import process_channel
 from eagleray.core.logs import use_log_format
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
+from eagleray.core.yielding import process_signal, yield_on_signals
 
 __all__ = [
     "command_app",
@@ -31,11 +33,19 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
         main: Function whose parameters are the options, and whose docstring is the summary.
         module_docstring: Docstring of the job's file; see `command_app`.
     """
+    yield_on_signals()
+    _heed_requests()
     open_streams()
     bypass_proxy_for_loopback()
     app, name = command_app(main, module_docstring=module_docstring)
     words = [escape_file_name(word) for word in sys.argv[1:]]  # the shell passes any bytes on
     app(words, prog_name=name)
+
+
+def _heed_requests() -> None:
+    """Heed the requests of the process that runs this command on a cluster, if one does."""
+    channel = process_channel()  # takes its socket before another process is started
+    channel.listen(on_yield=process_signal().request, on_resume=process_signal().clear)
 
 
 def command_app(

@@ -1,21 +1,25 @@
-"""`eagleray jobs …`: lists, shows and cancels jobs, of this home or of a cluster."""
+"""`eagleray jobs …`: lists, shows, pauses and cancels jobs, of this home or of a cluster."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eagleray.cli.common import JsonOption
 from eagleray.cli.console import Console, command_errors
-from eagleray.cli.options import REQUIRED
+from eagleray.cli.remote import has_records, jobs_on
 from eagleray.cli.submitted import (
     attach_submitted,
     cancel_submitted,
+    facts_of,
     list_submitted,
-    print_logs,
+    print_submitted_logs,
+    recorded_jobs,
     retry_submitted,
     show_submitted,
+    table_of,
 )
 from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
@@ -43,10 +47,10 @@ JobName = Annotated[
 
 OnCluster = Annotated[
     str | None,
-    typer.Option("--cluster", help="Cluster that it was submitted to; default: this home folder."),
-]
-ItsCluster = Annotated[
-    str, typer.Option("--cluster", help=f"Cluster that it was submitted to.{REQUIRED}")
+    typer.Option(
+        "--cluster",
+        help="Cluster that it was submitted to; default: this home folder and its database.",
+    ),
 ]
 
 
@@ -60,9 +64,14 @@ def list_all(cluster: OnCluster = None, json_output: JsonOption = False) -> None
         if cluster is not None:
             list_submitted(cluster, console)
             return
-        jobs = list_jobs(_settings())
+        settings = _settings()
+        jobs, submitted = list_jobs(settings), recorded_jobs(settings)
         if json_output:
-            console.emit([_facts(job) for job in jobs])
+            console.emit([*map(_facts, jobs), *map(facts_of, submitted)])
+            return
+        if submitted:
+            table_of(submitted, console, title="Submitted jobs")
+        if not jobs and submitted:
             return
         if not jobs:
             console.say(
@@ -91,7 +100,7 @@ def show_job(name: JobName, cluster: OnCluster = None, json_output: JsonOption =
     """Show the progress of a job, its plan, and its failures."""
     with command_errors():
         console = Console(json_output=json_output)
-        if cluster is not None:
+        if _is_submitted(name, cluster):
             show_submitted(cluster, name, console)
             return
         job = _find(name)
@@ -138,7 +147,7 @@ def cancel(name: JobName, cluster: OnCluster = None) -> None:
     from eagleray.sharded.history import cancel_job
 
     with command_errors():
-        if cluster is not None:
+        if _is_submitted(name, cluster):
             cancel_submitted(cluster, name, Console())
             return
         job = _find(name)
@@ -148,15 +157,40 @@ def cancel(name: JobName, cluster: OnCluster = None) -> None:
         )
 
 
+@jobs_app.command("pause")
+def pause(name: JobName) -> None:
+    """Have a job of predict or pack end its workers after their shards, until it is resumed."""
+    from eagleray.sharded.history import pause_job
+
+    with command_errors():
+        job = _find(name)
+        pause_job(job)
+        Console().say(
+            f"Job {job.job_id} is asked to yield its workers when their shards are done; "
+            f"`eagleray jobs resume {job.job_id}` lets it go on."
+        )
+
+
+@jobs_app.command("resume")
+def resume(name: JobName) -> None:
+    """Let a paused job go on."""
+    from eagleray.sharded.history import resume_job
+
+    with command_errors():
+        job = _find(name)
+        resume_job(job)
+        Console().say(f"Job {job.job_id} goes on as soon as no other job goes first.")
+
+
 @jobs_app.command("logs")
-def logs(name: JobName, cluster: ItsCluster) -> None:
+def logs(name: JobName, cluster: OnCluster = None) -> None:
     """Print what a job on a cluster has printed so far."""
     with command_errors():
-        print_logs(cluster, name, Console())
+        print_submitted_logs(cluster, name)
 
 
 @jobs_app.command("attach")
-def attach(name: JobName, cluster: ItsCluster) -> None:
+def attach(name: JobName, cluster: OnCluster = None) -> None:
     """Show a job on a cluster until it ends, from its beginning; Ctrl-C leaves it running."""
     with command_errors():
         code = attach_submitted(cluster, name)
@@ -164,11 +198,29 @@ def attach(name: JobName, cluster: ItsCluster) -> None:
 
 
 @jobs_app.command("retry")
-def retry(name: JobName, cluster: ItsCluster) -> None:
+def retry(name: JobName, cluster: OnCluster = None) -> None:
     """Submit the command of a job that has ended once more; what is finished is kept."""
     with command_errors():
         code = retry_submitted(cluster, name)
     raise typer.Exit(code)
+
+
+def _is_submitted(name: str, cluster: str | None) -> bool:
+    """Whether a job was submitted to a cluster, and not started from this home folder."""
+    from eagleray.clusters.remote_jobs import find_job
+    from eagleray.core.errors import UnknownNameError
+    from eagleray.sharded.history import find_job as find_own
+
+    settings = _settings()
+    if cluster is not None or not has_records(settings):
+        return cluster is not None
+    try:
+        find_own(settings, name)
+    except UnknownNameError:
+        with contextlib.suppress(UnknownNameError):
+            find_job(jobs_on(None), name)
+            return True
+    return False
 
 
 def _find(name: str) -> JobStatus:

@@ -20,6 +20,7 @@ from eagleray.cli.console import command_errors, open_streams
 from eagleray.cli.jobs import jobs_app
 from eagleray.cli.models import models_app
 from eagleray.cli.remote import run_on_cluster
+from eagleray.cli.supervise import supervise_jobs
 from eagleray.core.errors import UserError
 from eagleray.core.file_names import escape_file_name
 
@@ -43,6 +44,7 @@ app.add_typer(apps_app, name="apps")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
+app.command("supervise")(supervise_jobs)
 
 _PASS_EVERYTHING_ON = {
     "allow_extra_args": True,
@@ -70,11 +72,11 @@ _SUMMARIES = {
 }
 
 
-def _launch(module: str, arguments: list[str]) -> None:
+def _launch(name: str, module: str, arguments: list[str]) -> None:
     """Become the program: signals, terminal and exit code are then its own."""
     with command_errors():
         _require_program(module)
-        arguments = run_on_cluster(module, arguments)
+        arguments = run_on_cluster(name, module, arguments)
     # -P: no file of the user's folder is taken for a module of a program.
     command = [sys.executable, "-P", "-m", "eagleray.cli.launch", module, *arguments]
     sys.stdout.flush()
@@ -98,7 +100,7 @@ def _require_program(module: str) -> None:
 def _add_program(name: str, module: str, summary: str) -> None:
     @app.command(name, help=summary, context_settings=_PASS_EVERYTHING_ON)
     def launch(context: typer.Context) -> None:
-        _launch(module, context.args)
+        _launch(name, module, context.args)
 
 
 for _name, _module in PROGRAMS.items():

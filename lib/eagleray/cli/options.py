@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from eagleray.core.spec import Spec, panel_of
+from eagleray.core.spec import Names, Spec, names_of, panel_of
 from eagleray.io.spec_fields import S3_PANEL
 from eagleray.io.yaml_fields import read_fields
 
@@ -30,8 +30,10 @@ __all__ = [
     "REQUIRED",
     "flag",
     "given_options",
+    "named_places",
     "option_name",
     "read_spec",
+    "spec_of",
     "value_name",
     "with_spec_options",
 ]
@@ -41,6 +43,9 @@ S = TypeVar("S", bound=Spec)
 
 REQUIRED = " Required."
 """Ends the help of an option that a specification cannot do without."""
+
+
+_SPEC = "__eagleray_spec__"
 
 
 def with_spec_options(
@@ -72,9 +77,28 @@ def with_spec_options(
         parameters = [*first, *options, *(item.replace(kind=kind) for item in own)]
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_options.__annotations__ = {item.name: item.annotation for item in parameters}
+        setattr(with_options, _SPEC, spec)
         return with_options
 
     return decorate
+
+
+def spec_of(command: Command) -> type[Spec] | None:
+    """Return the specification whose fields are options of a command; None if there is none."""
+    return getattr(command, _SPEC, None)
+
+
+def named_places(command: Command) -> dict[str, Names]:
+    """Return what the parameters of a command name outside it, for those that do.
+
+    Fields of a specification say it by `spec_field`, and other options in their annotation.
+    """
+    found = {}
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        for item in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(item, Names):
+                found[name] = item
+    return found
 
 
 def read_spec(kind: type[S], fields: Mapping[str, Any], *, file: str | None = None) -> S:
@@ -137,11 +161,14 @@ def _parameter(name: str, field: FieldInfo, *, is_argument: bool) -> inspect.Par
         texts |= {"metavar": value_name(kind), "show_default": _default(field)}
         declared = typer.Option(flag(name), **texts)
     value: Any = list[str] if is_repeated else bool if kind is bool else str
+    named = names_of(field.json_schema_extra)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[value | None, declared],
+        annotation=Annotated[value | None, declared]
+        if named is None
+        else Annotated[value | None, declared, named],
     )
 
 

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from eagleray.core.errors import ExitCode, OutageError
-from eagleray.core.settings import read_settings
+from eagleray.core.errors import ExitCode, InputError, OutageError
+from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # commands that stay here start at once
-    from eagleray.clusters.job_server import JobServer
     from eagleray.clusters.profiles import ClusterProfile
+    from eagleray.clusters.ray_jobs import RayJobs
+    from eagleray.clusters.remote_jobs import LogText, RemoteCommand, RemoteJobs
 
-__all__ = ["follow_job", "job_server_of", "run_on_cluster"]
+__all__ = [
+    "follow_job",
+    "has_records",
+    "jobs_on",
+    "new_job_name",
+    "print_logs",
+    "run_on_cluster",
+    "server_of",
+]
 
 _FLAG: Final = "--cluster"
 _DETACH: Final = "--detach"
-_STAYS_HERE: Final = frozenset({"demo", "run"})  # the demo, and the service
+_STAYS_HERE: Final = frozenset({"demo", "serve", "gateway"})
 
 
-def run_on_cluster(module: str, words: Sequence[str]) -> list[str]:
+def run_on_cluster(program: str, module: str, words: Sequence[str]) -> list[str]:
     """Submit a command if its cluster is reached from outside; else return its words.
 
     Args:
+        program: Name of the command, such as `predict`.
         module: Module of the program.
         words: Its command line.
 
@@ -35,7 +46,6 @@ def run_on_cluster(module: str, words: Sequence[str]) -> list[str]:
     Raises:
         UserError: If the cluster or an input cannot be reached.
     """
-    program = module.rpartition(".")[2]
     if program in _STAYS_HERE or {"--help", "-h"} & set(words):
         return list(words)
     named, rest = _take_option(words, _FLAG)
@@ -50,35 +60,99 @@ def run_on_cluster(module: str, words: Sequence[str]) -> list[str]:
             return [*rest, _FLAG, profile.address]
         os.environ["EAGLERAY_RAY_ADDRESS"] = profile.address  # of the cluster in use
         return list(words)
+    detached = _DETACH in rest
+    priority, rest = _take_number(rest, "--priority", range(-100, 101))
+    retries, rest = _take_number(rest, "--retries", range(101))
+    command = _parse(program, module, [word for word in rest if word != _DETACH])
+    command = replace(command, priority=priority, retries=retries)
     cluster = named or settings.ray_address or ClusterProfiles.read(settings).used or ""
-    _submit(profile, module, program, rest, cluster)
-    raise AssertionError("unreachable")
+    raise SystemExit(_submit(_connect(profile), command, cluster, detached=detached))
 
 
-def job_server_of(named: str) -> JobServer:
-    """Return the job server of a cluster that is named on the command line.
+def has_records(settings: Settings) -> bool:
+    """Whether this machine has a database that may hold the records of submitted jobs."""
+    file = settings.home_folder / "eagleray.db"
+    return settings.database_url is not None or file.exists()
+
+
+def jobs_on(named: str | None) -> RemoteJobs:
+    """Return the jobs of a cluster that is named on the command line.
+
+    Args:
+        named: Name or address; None for the records in the database of this machine.
 
     Raises:
         UserError: If the cluster is unknown, is not reached from outside, or does not answer.
     """
     from eagleray.clusters.profiles import resolve_cluster
-    from eagleray.clusters.submission import connect
-    from eagleray.core.errors import InputError
 
     profile = resolve_cluster(named, read_settings())
+    if named is None:
+        if not has_records(read_settings()):
+            raise InputError(
+                "No jobs are recorded on this machine; name the cluster with --cluster, or set "
+                "EAGLERAY_DATABASE_URL to the database that the cluster has."
+            )
+        return _recorded(profile)
     if profile is None or profile.url is None:
         raise InputError(
-            f"{named} is not reached through a job server; name a cluster with an address such as "
-            "ray-jobs+https://HEAD."
+            f"{named} is not reached from outside; name a cluster with an address such as "
+            "https://SERVICE or ray-jobs+https://HEAD."
         )
-    return connect(profile)
+    return _connect(profile)
 
 
-def follow_job(server: JobServer, name: str, *, cluster: str, note: str = "") -> int:
+def _connect(profile: ClusterProfile) -> RemoteJobs:
+    """Return the jobs of a cluster: their records, if this machine shares the database."""
+    from eagleray.clusters.connect import connect
+
+    shared = (read_settings().database_url or "").startswith("postgres")
+    return _recorded(profile) if shared and not profile.is_service else connect(profile)
+
+
+def server_of(named: str | None) -> Callable[[], RayJobs]:
+    """Return a function that connects to the job server of a cluster.
+
+    Args:
+        named: Name or address; None for the cluster in use.
+
+    Raises:
+        UserError: If the cluster is unknown. The function raises one if there is no job server.
+    """
+    from eagleray.clusters.profiles import resolve_cluster
+
+    return _server_of(resolve_cluster(named, read_settings()))
+
+
+def _server_of(profile: ClusterProfile | None) -> Callable[[], RayJobs]:
+    def connect() -> RayJobs:
+        from eagleray.clusters.ray_jobs import RayJobs
+
+        if profile is None or profile.url is None or profile.is_service:
+            raise InputError(
+                "This needs the job server of a cluster; name one with --cluster, with an address "
+                "such as ray-jobs+https://HEAD."
+            )
+        jobs = RayJobs(profile)
+        jobs.facts()
+        return jobs
+
+    return connect
+
+
+def _recorded(profile: ClusterProfile | None) -> RemoteJobs:
+    from eagleray.clusters.recorded_jobs import RecordedJobs
+    from eagleray.database.store import open_database
+
+    settings = read_settings()
+    return RecordedJobs(open_database(settings), settings, _server_of(profile))
+
+
+def follow_job(jobs: RemoteJobs, name: str, *, cluster: str, note: str = "") -> int:
     """Show a job until it ends; an interrupt leaves it running and says so.
 
     Args:
-        server: The job server.
+        jobs: The jobs of the cluster.
         name: Name of the job.
         cluster: Name or address of the cluster, for what is said.
         note: Said first.
@@ -87,10 +161,10 @@ def follow_job(server: JobServer, name: str, *, cluster: str, note: str = "") ->
         The exit code of the job, or 130 if its output is no longer shown.
 
     Raises:
-        OutageError: If the job server does not answer for a minute.
+        OutageError: If the cluster does not answer for a minute.
     """
     from eagleray.cli.console import Console
-    from eagleray.clusters.submission import print_until_end
+    from eagleray.clusters.remote_jobs import exit_code_of
 
     console = Console(json_output=True)  # standard output is the job's
     goes_on = (
@@ -100,7 +174,8 @@ def follow_job(server: JobServer, name: str, *, cluster: str, note: str = "") ->
     try:
         if note:
             console.announce(note)
-        return print_until_end(server, name)
+        print_logs(jobs.follow(name))
+        return exit_code_of(jobs.job(name))
     except KeyboardInterrupt:
         console.announce(goes_on)
         return ExitCode.INTERRUPTED
@@ -109,24 +184,14 @@ def follow_job(server: JobServer, name: str, *, cluster: str, note: str = "") ->
         raise
 
 
-def _submit(
-    profile: ClusterProfile, module: str, program: str, words: list[str], cluster: str
-) -> None:
-    from eagleray.cli.console import Console
-    from eagleray.clusters.submission import connect, submit
+def print_logs(texts: Iterable[LogText]) -> None:
+    """Print what a job has printed, each line on the stream that it was printed on."""
+    import sys
 
-    detached = _DETACH in words
-    words = [word for word in words if word != _DETACH]
-    parameters = _parse(module, words)
-    settings = read_settings()
-    server = connect(profile)
-    name = new_job_name(program)
-    submit(server, program, words, parameters, user=settings.actor, name=name)
-    note = f"Job {name} is submitted to {cluster}."
-    if detached:
-        Console().announce(note)
-        raise SystemExit(ExitCode.OK)
-    raise SystemExit(follow_job(server, name, cluster=cluster, note=note))
+    for text in texts:
+        stream = sys.stdout if text.is_output else sys.stderr
+        stream.write(text.text)
+        stream.flush()
 
 
 def new_job_name(program: str) -> str:
@@ -136,11 +201,25 @@ def new_job_name(program: str) -> str:
     return f"{program}-{secrets.token_hex(4)}"
 
 
-def _parse(module: str, words: Sequence[str]) -> dict[str, Any]:
+def _submit(jobs: RemoteJobs, command: RemoteCommand, cluster: str, *, detached: bool) -> int:
+    from eagleray.cli.console import Console
+
+    user = read_settings().actor
+    name = jobs.submit(command, name=new_job_name(command.program), user=user)
+    note = f"Job {name} is submitted to {cluster}."
+    if detached:
+        Console().announce(note)
+        return ExitCode.OK
+    return follow_job(jobs, name, cluster=cluster, note=note)
+
+
+def _parse(program: str, module: str, words: Sequence[str]) -> RemoteCommand:
     """Parse a command line as its program does; a mistake ends this process as it would there."""
     import typer.main
 
     from eagleray.cli.job import command_app
+    from eagleray.cli.options import named_places, spec_of
+    from eagleray.clusters.remote_jobs import RemoteCommand
 
     found = importlib.import_module(module)
     app, name = command_app(found.main, module_docstring=found.__doc__)
@@ -152,7 +231,24 @@ def _parse(module: str, words: Sequence[str]) -> dict[str, Any]:
     except SystemExit as end:
         if end.code:
             raise
-    return parameters
+    places, spec = named_places(found.main), spec_of(found.main)
+    return RemoteCommand(program, tuple(words), parameters, places, spec)
+
+
+def _take_number(words: Sequence[str], option: str, allowed: range) -> tuple[int, list[str]]:
+    """Return the value of an option that is a number, 0 without one, and the words without it.
+
+    Raises:
+        InputError: If the value is not allowed.
+    """
+    text, rest = _take_option(words, option)
+    if text is None:
+        return 0, rest
+    number = int(text) if text.removeprefix("-").isdecimal() else None
+    if number not in allowed:
+        raise InputError(f"{option} takes a number from {allowed[0]} to {allowed[-1]}.")
+    assert number is not None
+    return number, rest
 
 
 def _take_option(words: Sequence[str], option: str) -> tuple[str | None, list[str]]:

@@ -5,45 +5,67 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eagleray.cli.console import Console
-from eagleray.cli.remote import follow_job, job_server_of, new_job_name
+from eagleray.cli.remote import follow_job, has_records, jobs_on, new_job_name, print_logs
+from eagleray.core.settings import Settings
 
 if TYPE_CHECKING:  # help must answer at once
-    from eagleray.clusters.job_server import JobServer, SubmittedJob
+    from collections.abc import Sequence
+
+    from eagleray.clusters.remote_jobs import RemoteJob
 
 __all__ = [
     "attach_submitted",
     "cancel_submitted",
+    "facts_of",
     "list_submitted",
-    "print_logs",
+    "print_submitted_logs",
+    "recorded_jobs",
     "retry_submitted",
     "show_submitted",
+    "table_of",
 ]
 
 
-def list_submitted(cluster: str, console: Console) -> None:
+def list_submitted(cluster: str | None, console: Console) -> None:
     """List the jobs that were submitted to a cluster, newest first."""
-    facts = [_facts(job) for job in job_server_of(cluster).jobs()]
-    facts = [each for each in facts if each["command"]]  # others may run there too
+    jobs = jobs_on(cluster).jobs()
     if console.for_scripts:
-        console.emit(facts)
-        return
-    if not facts:
+        console.emit([facts_of(job) for job in jobs])
+    elif jobs:
+        table_of(jobs, console, title=f"Jobs on {cluster}")
+    else:
         console.say(f"No job was submitted to {cluster} yet.")
-        return
+
+
+def recorded_jobs(settings: Settings) -> list[RemoteJob]:
+    """Return the submitted jobs that the database of this machine has; none without a database."""
+    return jobs_on(None).jobs() if has_records(settings) else []
+
+
+def table_of(jobs: Sequence[RemoteJob], console: Console, *, title: str) -> None:
+    """Print a table of submitted jobs."""
     rows = [
         [
-            *(each[key] for key in ("job", "state", "user")),
-            _minute(each["created"]),
-            each["command"],
+            *(job.name, job.state, str(job.details.get("position") or "")),
+            *(str(job.details.get("priority", "")), job.user, _progress(job)),
+            *(_minute(job.created), job.command),
         ]
-        for each in facts
+        for job in jobs
     ]
-    console.table(f"Jobs on {cluster}", ["job", "state", "user", "submitted", "command"], rows)
+    columns = ["job", "state", "queue", "priority", "user", "done", "submitted", "command"]
+    console.table(title, columns, rows)
 
 
-def show_submitted(cluster: str, name: str, console: Console) -> None:
+def _progress(job: RemoteJob) -> str:
+    done, total = job.details.get("done"), job.details.get("total")
+    return f"{done:,}/{total:,}" if total else ""
+
+
+def show_submitted(cluster: str | None, name: str, console: Console) -> None:
     """Show a submitted job."""
-    facts = _facts(_find(job_server_of(cluster), name))
+    from eagleray.clusters.remote_jobs import find_job
+
+    facts = facts_of(find_job(jobs_on(cluster), name))
     if console.for_scripts:
         console.emit(facts)
         return
@@ -51,79 +73,62 @@ def show_submitted(cluster: str, name: str, console: Console) -> None:
     console.facts(f"Job {facts['job']}", shown)
 
 
-def print_logs(cluster: str, name: str, console: Console) -> None:
+def print_submitted_logs(cluster: str | None, name: str) -> None:
     """Print what a submitted job has printed so far."""
-    from eagleray.clusters.run import OUTPUT_MARK
+    from eagleray.clusters.remote_jobs import find_job
 
-    server = job_server_of(cluster)
-    text = server.logs(_find(server, name).name)
-    for line in text.splitlines():
-        console.say(line.removeprefix(OUTPUT_MARK))
+    jobs = jobs_on(cluster)
+    print_logs(jobs.logs(find_job(jobs, name).name))
 
 
-def attach_submitted(cluster: str, name: str) -> int:
+def attach_submitted(cluster: str | None, name: str) -> int:
     """Show a submitted job until it ends, and return its exit code."""
-    server = job_server_of(cluster)
-    return follow_job(server, _find(server, name).name, cluster=cluster)
+    from eagleray.clusters.remote_jobs import find_job
+
+    jobs = jobs_on(cluster)
+    return follow_job(jobs, find_job(jobs, name).name, cluster=cluster or "NAME")
 
 
-def cancel_submitted(cluster: str, name: str, console: Console) -> None:
+def cancel_submitted(cluster: str | None, name: str, console: Console) -> None:
     """Stop a submitted job."""
-    server = job_server_of(cluster)
-    job = _find(server, name)
+    from eagleray.clusters.remote_jobs import find_job
+
+    jobs = jobs_on(cluster)
+    job = find_job(jobs, name)
     if job.state.has_ended:
         console.say(f"Job {job.name} has ended already: {job.state}.")
         return
-    server.stop(job.name)
+    jobs.stop(job.name)
     console.say(
         f"Job {job.name} is asked to stop; what is finished is kept. `eagleray jobs retry "
-        f"{job.name} --cluster {cluster}` resumes it."
+        f"{job.name} --cluster {cluster or 'NAME'}` resumes it."
     )
 
 
-def retry_submitted(cluster: str, name: str) -> int:
-    """Submit the command of a job that has ended once more, and show it."""
-    from eagleray.clusters.submission import resubmit
+def retry_submitted(cluster: str | None, name: str) -> int:
+    """Run the command of a job that has ended once more, and show it."""
+    from eagleray.clusters.remote_jobs import find_job
 
-    server = job_server_of(cluster)
-    job = _find(server, name)
-    again = new_job_name(job.name.rpartition("-")[0])
-    resubmit(server, job, name=again)
+    jobs = jobs_on(cluster)
+    job = find_job(jobs, name)
+    again = jobs.retry(job, name=new_job_name(job.name.rpartition("-")[0]))
     note = f"Job {again} is submitted, with the command of {job.name}."
-    return follow_job(server, again, cluster=cluster, note=note)
-
-
-def _find(server: JobServer, name: str) -> SubmittedJob:
-    """Return the job of a name, or of the first characters of one."""
-    from eagleray.core.errors import UnknownNameError
-
-    try:
-        return server.job(name)
-    except UnknownNameError:
-        found = [job for job in server.jobs() if job.name.startswith(name)]
-        if len(found) == 1 and name:
-            return found[0]
-        raise
+    return follow_job(jobs, again, cluster=cluster or "NAME", note=note)
 
 
 def _minute(iso_time: str) -> str:
     return iso_time[:16].replace("T", " ")
 
 
-def _facts(job: SubmittedJob) -> dict[str, Any]:
-    import shlex
-
-    from eagleray.clusters.submission import Submission
-
-    submission = Submission.of(job)
+def facts_of(job: RemoteJob) -> dict[str, Any]:
+    """Return what is known of a submitted job, by name."""
     return {
         "job": job.name,
         "state": job.state,
         "created": job.created,
-        "user": submission.user if submission else "",
-        "command": shlex.join(["eagleray", submission.program, *submission.words])
-        if submission
-        else "",
-        "version": submission.version if submission else "",
+        "user": job.user,
+        "command": job.command,
+        "message": job.message,
+        **job.details,
         "exit_code": job.exit_code,
     }

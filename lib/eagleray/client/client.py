@@ -5,6 +5,7 @@
     client.predict_many("digits", [first, second], top_k=3)
     client.predict("lungs", scan, attributes={"age": 41, "site": "north"})
     client.batches.start("s3://photos/2026/", "s3://results/2026/", "digits")
+    client.jobs.submit("train", {"data": "s3://flowers/", "name": "flowers"})
 
     async with AsyncClient(url) as client:
         await client.predict("digits", image)
@@ -14,7 +15,7 @@ Any client of the Open Inference Protocol works too.
 The timeout covers a call as a whole: name resolution, connections, slow responses and retries. If
 the service is busy, both clients wait as long as it says and retry, a few times. They also retry
 when a connection breaks. All requests are idempotent: an image may be predicted again, and starting
-a batch again with the same fields returns the existing one.
+a batch again with the same fields returns the existing one, as does a job with the same request id.
 
 Redirects are not followed, so the key is sent to the given address only.
 """
@@ -30,12 +31,14 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
+from pydantic import BaseModel
 
 from eagleray.client.batch_jobs import AsyncBatches, Batches, path_segment
 from eagleray.client.event_loop import LoopThread
+from eagleray.client.jobs import AsyncJobs, Jobs
 from eagleray.client.requests import Image, request_body
 from eagleray.client.responses import (
     RequestRefusedError,
@@ -62,8 +65,13 @@ _HEADERS = {"accept-encoding": "identity"}  # a small compressed response may be
 _MAX_SHOWN = 300  # characters of a connection error
 
 
+class _Server(BaseModel):
+    name: Literal["eagleray"]
+    version: str
+
+
 class AsyncClient:
-    """An asynchronous client of a service; `batches` has its batch jobs.
+    """An asynchronous client of a service; `jobs` has its jobs, `batches` those of predictions.
 
     Args:
         url: Address of the service, `http://` or `https://`, with the path of a gateway if any.
@@ -102,6 +110,7 @@ class AsyncClient:
             trust_env=not is_loopback(base.host),
         )
         self.batches = AsyncBatches(self._request)
+        self.jobs = AsyncJobs(self._request)
 
     async def predict(self, model: str, image: Image, **fields: Any) -> ImagePrediction:
         """Predict one image.
@@ -144,6 +153,10 @@ class AsyncClient:
     async def models(self) -> list[dict[str, Any]]:
         """Return the models, with the version that serves each now."""
         return member(await self._request("GET", "/v1/models"), "models")
+
+    async def version(self) -> str:
+        """Return the version of Eagleray that the service runs."""
+        return as_model(_Server, await self._request("GET", "/v2")).version
 
     async def ready(self) -> bool:
         """Whether the service is ready to serve all models that it keeps in memory."""
@@ -241,6 +254,7 @@ class Client:
         self._running: _Running | None = None
         self._is_closed = False
         self.batches = Batches(self._run_batches)
+        self.jobs = Jobs(self._run_jobs)
 
     def predict(self, model: str, image: Image, **fields: Any) -> ImagePrediction:
         """Predict one image, as `AsyncClient.predict` does."""
@@ -262,6 +276,10 @@ class Client:
         """Return the models, with the version that serves each now."""
         return self._run(lambda client: client.models())
 
+    def version(self) -> str:
+        """Return the version of Eagleray that the service runs."""
+        return self._run(lambda client: client.version())
+
     def ready(self) -> bool:
         """Whether the service is ready to serve all models that it keeps in memory."""
         return self._run(lambda client: client.ready())
@@ -278,6 +296,9 @@ class Client:
 
     def _run_batches(self, call: Callable[[AsyncBatches], Coroutine[Any, Any, Result]]) -> Result:
         return self._run(lambda client: call(client.batches))
+
+    def _run_jobs(self, call: Callable[[AsyncJobs], Coroutine[Any, Any, Result]]) -> Result:
+        return self._run(lambda client: call(client.jobs))
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,24 +1,41 @@
-"""Clusters by name: an address, and where the token is, kept in the home folder.
+"""Clusters by name: an address, and where the key or the token is, kept in the home folder.
 
+    eagleray cluster add images https://images.example.com --key-file ~/.eagleray-key
     eagleray cluster add gpus ray-jobs+https://ray.example.com --token-file ~/.ray/gpus
 
-A profile never holds the token itself. Without a file, the token is RAY_AUTH_TOKEN.
+A profile never holds the secret itself. Without a file, the key of a service is EAGLERAY_API_KEY, and
+the token of a head is RAY_AUTH_TOKEN.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from eagleray.core.cluster_address import job_server_url, require_cluster_address
+from eagleray.core.cluster_address import job_server_url, require_cluster_address, service_url
 from eagleray.core.errors import InputError, UnknownNameError, UserError
 from eagleray.core.settings import Settings
 
 __all__ = ["ClusterProfile", "ClusterProfiles", "resolve_cluster"]
 
-_MAX_TOKEN_BYTES = 4096
+_MAX_SECRET_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """A kind of secret: its name, the variable that holds it, and the option of its file."""
+
+    name: str
+    variable: str
+    option: str
+
+
+_KEY: Final = _Secret("key", "EAGLERAY_API_KEY", "--key-file")
+_TOKEN: Final = _Secret("token", "RAY_AUTH_TOKEN", "--token-file")
 
 
 class ClusterProfile(BaseModel):
@@ -26,48 +43,72 @@ class ClusterProfile(BaseModel):
 
     Attributes:
         address: One of the forms in `core.cluster_address`.
-        token_file: File of the cluster's token.
+        key_file: File of an application's key, for the address of a service.
+        token_file: File of the cluster's token, for the address of a head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     address: str
+    key_file: Path | None = None
     token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _file_fits_address(self) -> Self:
+        if self.key_file is not None and not self.is_service:
+            raise ValueError(
+                f"--key-file is for the key of a service, and {self.address} is none; its address "
+                "is https://SERVICE"
+            )
+        if self.token_file is not None and self.is_service:
+            raise ValueError(
+                f"{self.address} is a service, which takes the key of an application: give "
+                "--key-file, and keep the cluster's token inside the cluster"
+            )
+        return self
+
+    @property
+    def is_service(self) -> bool:
+        """Whether a service is there, rather than the head of a cluster."""
+        return service_url(self.address) is not None
 
     @property
     def url(self) -> str | None:
-        """URL of the job server; None for a cluster that this machine is a node of."""
-        return job_server_url(self.address)
+        """URL of the service or job server; None for a cluster that this machine is a node of."""
+        return service_url(self.address) or job_server_url(self.address)
 
-    def token(self) -> str:
-        """Return the token.
+    def secret(self) -> str:
+        """Return the key of the service, or the token of the cluster.
 
         Raises:
             UserError: If there is none, the file cannot be read, or others may read it.
         """
-        if self.token_file is None:
-            if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-                return token
-            raise UserError(
-                f"There is no token for {self.address}; set RAY_AUTH_TOKEN, or name its file: "
-                "eagleray cluster add NAME ADDRESS --token-file FILE."
-            )
-        try:
-            if self.token_file.stat().st_mode & 0o077:
-                raise UserError(
-                    f"Others can read the token in {self.token_file}; run: chmod 600 "
-                    f"{self.token_file}."
-                )
-            with self.token_file.open(encoding="utf-8") as file:
-                token = file.read(_MAX_TOKEN_BYTES).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"The token of the cluster cannot be read from {self.token_file} ({error}); name "
-                "its file again with `eagleray cluster add`."
-            ) from None
-        if not token or not token.isprintable() or not token.isascii():
-            raise UserError(f"{self.token_file} does not hold one token, a line of printable text.")
-        return token
+        kind = _KEY if self.is_service else _TOKEN
+        file = self.key_file or self.token_file
+        if file is not None:
+            return _read_secret(file, kind)
+        if secret := os.environ.get(kind.variable, "").strip():
+            return secret
+        raise UserError(
+            f"There is no {kind.name} for {self.address}; set {kind.variable}, or name its file: "
+            f"eagleray cluster add NAME ADDRESS {kind.option} FILE."
+        )
+
+
+def _read_secret(file: Path, kind: _Secret) -> str:
+    try:
+        if file.stat().st_mode & 0o077:
+            raise UserError(f"Others can read the {kind.name} in {file}; run: chmod 600 {file}.")
+        with file.open(encoding="utf-8") as opened:
+            secret = opened.read(_MAX_SECRET_BYTES).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The {kind.name} of the cluster cannot be read from {file} ({error}); name its file "
+            "again with `eagleray cluster add`."
+        ) from None
+    if not secret or not secret.isprintable() or not secret.isascii() or " " in secret:
+        raise UserError(f"{file} does not hold one {kind.name}, a line of printable text.")
+    return secret
 
 
 class ClusterProfiles(BaseModel):

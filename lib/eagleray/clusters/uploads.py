@@ -10,22 +10,25 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shlex
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from eagleray.clusters.remote_jobs import RemoteCommand
 from eagleray.core.errors import InputError
+from eagleray.core.spec import Names
 
-__all__ = ["INPUTS", "OUTPUTS", "LocalInputs", "find_local_inputs", "require_remote_outputs"]
-
-INPUTS: Final = frozenset({"inputs", "data", "test_data", "model", "spec", "space", "kpi"}) | {
-    *("split_file", "teacher"),
-}
-"""Parameters of commands that name what is read; a model may be a folder as well."""
-OUTPUTS: Final = frozenset({"output", "since", "failed_only"})
-"""Parameters of commands that name an output, of this job or of an earlier one."""
+__all__ = [
+    "LocalInputs",
+    "copy_command",
+    "find_local_inputs",
+    "is_local",
+    "replace_words",
+    "require_remote_outputs",
+]
 
 _MAX_BYTES: Final = 100 * 2**20
 _MAX_FILES: Final = 20_000
@@ -67,18 +70,31 @@ class LocalInputs:
         return f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:32]}.zip", content
 
 
-def find_local_inputs(parameters: Mapping[str, Any]) -> LocalInputs:
+def is_local(word: str) -> bool:
+    """Whether a location can only be on this disk, or on none."""
+    return "://" not in word or word.lower().startswith("file://")
+
+
+def copy_command(word: str) -> str:
+    """Return the command that copies a file or folder of this disk to object storage."""
+    recursive = " --recursive" if Path(word).is_dir() else ""
+    slash = "/" if recursive else ""
+    return f"aws s3 cp{recursive} {shlex.quote(word)} s3://BUCKET/{Path(word).name}{slash}"
+
+
+def find_local_inputs(command: RemoteCommand) -> LocalInputs:
     """Return what the parameters of a command name on this disk.
 
     Args:
-        parameters: Values by name, as the command line gives them.
+        command: The command.
 
     Raises:
         InputError: If they are too large, or of a kind that does not travel.
     """
     names: dict[str, str] = {}
     files: dict[str, Path] = {}
-    for word in _texts(parameters, INPUTS):
+    num_bytes = 0
+    for word in command.texts(Names.INPUT, Names.MODEL):
         path = Path(word)
         if "://" in word or word in names or not path.exists():
             _require_no_pattern(word)
@@ -89,52 +105,45 @@ def find_local_inputs(parameters: Mapping[str, Any]) -> LocalInputs:
                 "images and the table into storage that the cluster reaches, and name them there."
             )
         names[word] = f"{_FOLDER}/{len(names)}/{path.resolve().name or 'folder'}"
-        files |= {
-            f"{names[word]}/{inner}" if inner else names[word]: file
-            for inner, file in _files_below(path)
-        }
-        _require_small(files, word)
+        for inner, file in _files_below(path):
+            files[f"{names[word]}/{inner}" if inner else names[word]] = file
+            num_bytes += file.stat().st_size
+            if num_bytes > _MAX_BYTES or len(files) > _MAX_FILES:  # before the rest is listed
+                raise _too_large(word)
     return LocalInputs(names, files)
 
 
-def require_remote_outputs(parameters: Mapping[str, Any]) -> None:
+def require_remote_outputs(command: RemoteCommand) -> None:
     """Refuse outputs on this disk, which the job would write on another machine's.
 
     Raises:
-        InputError: If one is no URI.
+        InputError: If one is no URI of storage.
     """
-    for word in _texts(parameters, OUTPUTS):
-        if "://" not in word:
+    for word in command.texts(Names.OUTPUT, Names.EARLIER_OUTPUT):
+        if is_local(word):
             raise InputError(
                 f"{word} would be on the disk of a machine of the cluster; name an output that "
                 f"both reach, such as s3://BUCKET/{Path(word).name or 'results'}/."
             )
 
 
-def _texts(parameters: Mapping[str, Any], names: frozenset[str]) -> Iterator[str]:
-    for name in sorted(names & parameters.keys()):
-        value = parameters[name]
-        yield from [value] if isinstance(value, str) else filter(None, value or ())
-
-
 def _files_below(path: Path) -> Iterator[tuple[str, Path]]:
     if not path.is_dir():
         yield "", path
         return
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            yield file.relative_to(path).as_posix(), file
+    for folder, _, names in path.walk():
+        for name in names:
+            file = folder / name
+            if file.is_file():
+                yield file.relative_to(path).as_posix(), file
 
 
-def _require_small(files: Mapping[str, Path], word: str) -> None:
-    size = sum(file.stat().st_size for file in files.values())
-    if size > _MAX_BYTES or len(files) > _MAX_FILES:
-        raise InputError(
-            f"The inputs on this disk, with {word}, are {size / 1e6:,.0f} MB in {len(files):,} "
-            f"files; up to {_MAX_BYTES / 1e6:,.0f} MB in {_MAX_FILES:,} files travel with a job. "
-            f"Copy them once (aws s3 cp --recursive {word} s3://BUCKET/{Path(word).name}/), and "
-            "name them there."
-        )
+def _too_large(word: str) -> InputError:
+    return InputError(
+        f"The inputs on this disk, with {word}, are more than the {_MAX_BYTES / 1e6:,.0f} MB or "
+        f"the {_MAX_FILES:,} files that travel with a job. Copy them once ({copy_command(word)}), "
+        "and name them there."
+    )
 
 
 def _require_no_pattern(word: str) -> None:

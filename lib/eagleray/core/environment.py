@@ -19,6 +19,7 @@ __all__ = [
     "LOOPBACK",
     "bypass_proxy_for_loopback",
     "is_loopback",
+    "is_loopback_address",
     "ray_temporary_folder",
     "require_writable_folder",
     "set_user_variables",
@@ -63,11 +64,23 @@ def is_loopback(host: str) -> bool:
     if name in LOOPBACK or name.endswith(".localhost"):
         return True
     try:
-        address = ipaddress.ip_address(name)
+        return is_loopback_address(name) or ipaddress.ip_address(name).is_unspecified
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return address.is_loopback or address.is_unspecified or (mapped or address).is_loopback
+
+
+def is_loopback_address(text: str) -> bool:
+    """Whether a text is an IP address of the loopback network, also as a mapped IPv6 address.
+
+    Unlike `is_loopback` it takes no names, which a resolver may send elsewhere: it decides whom a
+    service trusts, and where a secret may go in plain text.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def require_writable_folder(folder: Path, name: str, setting: str) -> None:

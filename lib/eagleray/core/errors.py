@@ -27,6 +27,8 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import ClassVar
 
+from eagleray.core.job_channel import process_channel
+
 __all__ = [
     "BadImageError",
     "ContractError",
@@ -210,11 +212,12 @@ class ResumableInterrupt(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def resumable(command: str) -> Iterator[None]:
-    """Name the command that resumes the block's work if the user interrupts it.
+    """Name the command that resumes the block's work if it is interrupted, or its machine is lost.
 
     Raises:
         ResumableInterrupt: If the user interrupts the block.
     """
+    process_channel().resumed_by(command.split()[2:])  # without `eagleray train`
     try:
         yield
     except KeyboardInterrupt as interrupt:

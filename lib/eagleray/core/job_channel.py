@@ -1,4 +1,4 @@
-"""Connects a command to the process that runs it on a cluster: progress one way, requests the other.
+"""Connects a command to the process that runs it on a cluster: progress out, requests in.
 
     process_channel().progress("Predicting", 120, 3, 4000)
     with process_channel().able_to_yield(): …
@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 __all__ = ["VARIABLE", "JobChannel", "process_channel", "read_messages"]
@@ -57,6 +57,14 @@ class JobChannel:
             gpus: Number of GPUs.
         """
         self._send(cores=cores, gpus=gpus)
+
+    def resumed_by(self, words: Sequence[str]) -> None:
+        """Report the command line that resumes what is done so far, instead of the job's own.
+
+        Args:
+            words: The words after the name of the command, such as `--resume`, `run-3f9c`.
+        """
+        self._send(resumed_by=list(words))
 
     @contextlib.contextmanager
     def able_to_yield(self) -> Iterator[None]:

@@ -12,6 +12,8 @@ class JobState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    YIELDED = "yielded"
+    """The job has given its workers to others and waits until it may go on."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -25,4 +27,4 @@ class JobState(StrEnum):
     @property
     def has_ended(self) -> bool:
         """Whether the job changes no more unless it is started again."""
-        return self not in (JobState.QUEUED, JobState.RUNNING)
+        return self not in (JobState.QUEUED, JobState.RUNNING, JobState.YIELDED)

@@ -7,6 +7,7 @@ interface, so a new version of Ray is to be tested against these functions.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import functools
 import threading
@@ -15,13 +16,17 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 __all__ = [
     "LOOPBACK_OPTIONS",
+    "autoscaling_config_file",
     "close_replica_port",
+    "delete_key",
     "delete_keys",
     "disable_progress_bars",
+    "has_key",
     "iterate_blocks",
     "job_config_without_working_folder",
     "lean_ray_data",
@@ -33,6 +38,7 @@ __all__ = [
     "put_key_if_absent",
     "read_environment_again",
     "set_job_agent_port",
+    "stream_blocks",
     "take_messages",
     "use_whole_blocks",
 ]
@@ -58,6 +64,20 @@ def put_key_if_absent(key: str, namespace: bytes) -> bool:
     from ray.experimental.internal_kv import _internal_kv_put
 
     return not _internal_kv_put(key, b"", False, namespace=namespace)
+
+
+def has_key(key: str, namespace: bytes) -> bool:
+    """Return whether `put_key_if_absent` has put a key."""
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    return bool(_internal_kv_exists(key, namespace=namespace))
+
+
+def delete_key(key: str, namespace: bytes) -> None:
+    """Delete a key that `put_key_if_absent` may have put."""
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(key, namespace=namespace)
 
 
 def delete_keys(prefix: str, namespace: bytes) -> None:
@@ -171,6 +191,24 @@ def notice_start_at_once() -> None:
     services.get_node = get_node
 
 
+def autoscaling_config_file() -> str | None:
+    """Return the file that tells the autoscaler of this Ray which nodes it may add, if it is here.
+
+    Ray itself tells nobody: its interface for that is filled in by no autoscaler of the open
+    version. The autoscaler's process has the file on its command line.
+    """
+    import ray
+
+    address = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+    option = "--autoscaling-config="
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if address in words and any(word.endswith("monitor.py") for word in words):
+            files = [word.removeprefix(option) for word in words if word.startswith(option)]
+            return next(filter(None, files), None)
+    return None
+
+
 # --- Ray Data ---------------------------------------------------------------------------------
 
 
@@ -231,6 +269,105 @@ def use_whole_blocks() -> None:
     from ray.data import DataContext
 
     DataContext.get_current().target_max_block_size = None
+
+
+def stream_blocks(blocks: Iterator[pa.Table], *, num_blocks: int, max_waiting: int) -> Any:
+    """Return a dataset whose blocks are made only when its first operator is about to take them.
+
+    `from_blocks` puts all blocks into the object store before anything runs, and keeps them there
+    and in the driver: a million blocks take gigabytes. A data source of its own would run as a task
+    on a core of the cluster. The dataset also keeps no statistics of each block.
+
+    Args:
+        blocks: Makes the blocks; it may end early.
+        num_blocks: Number of blocks unless it ends early.
+        max_waiting: Number of blocks that wait for the first operator.
+    """
+    from ray.data import DataContext, Dataset
+    from ray.data._internal.logical.interfaces import LogicalPlan
+    from ray.data._internal.stats import DatasetStats
+
+    context = DataContext.get_current().copy()
+    source = _source_of_blocks()(blocks, num_blocks, max_waiting)
+    return Dataset(LogicalPlan(source, context), context, DatasetStats(metadata={}, parent=None))
+
+
+@functools.cache
+def _source_of_blocks() -> Any:
+    """Return the class of a dataset's source that makes its blocks one by one.
+
+    The first call adds it to the operators that Ray Data's planner knows.
+    """
+    from ray.data._internal.logical.interfaces import LogicalOperator, SourceOperator
+    from ray.data._internal.planner.planner import Planner
+
+    class BlockSource(LogicalOperator, SourceOperator):  # type: ignore[misc]
+        def __init__(self, blocks: Iterator[pa.Table], num_blocks: int, max_waiting: int) -> None:
+            super().__init__()
+            values = {"blocks": blocks, "num_blocks": num_blocks, "max_waiting": max_waiting}
+            for name, value in values.items():  # the base class is frozen
+                object.__setattr__(self, name, value)
+
+        def output_data(self) -> None:
+            return None
+
+    streamed = _streamed_blocks()
+    plan = {BlockSource: lambda source, _, context: streamed(source, context)}
+    Planner._DEFAULT_PLAN_FNS = {**plan, **Planner._DEFAULT_PLAN_FNS}
+    return BlockSource
+
+
+def _streamed_blocks() -> Any:
+    """Return the class of Ray Data's operator that does what `_source_of_blocks` describes."""
+    import ray
+    from ray.data._internal.execution.interfaces import BlockEntry, PhysicalOperator, RefBundle
+    from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
+    from ray.data.block import BlockMetadataWithSchema
+
+    class StreamedBlocks(InputDataBuffer):  # type: ignore[misc]
+        """Ray Data's buffer of inputs, but with few of them in it."""
+
+        def __init__(self, source: Any, context: Any) -> None:
+            PhysicalOperator.__init__(self, "Input", [], context)
+            self._source, self._num_made = source, 0
+            self._next: pa.Table | None = None
+            self._estimated_num_output_bundles = source.num_blocks
+
+        def start(self, options: Any, block_ref_counter: Any) -> None:
+            PhysicalOperator.start(self, options, block_ref_counter)
+            for operator in _operators_after(self):  # which keep statistics of each block
+                operator._output_blocks_stats = collections.deque(maxlen=1)
+
+        def has_execution_finished(self) -> bool:
+            return bool(self._is_execution_marked_finished)
+
+        def has_next(self) -> bool:
+            taken = self._output_dependencies[0]._metrics.num_inputs_received
+            if self._num_made - taken >= self._source.max_waiting:
+                return False
+            if self._next is None and not self._is_execution_marked_finished:
+                self._next = next(self._source.blocks, None)
+                if self._next is None:
+                    self.mark_execution_finished()
+            return self._next is not None
+
+        def _get_next_inner(self) -> Any:
+            block, self._next = self._next, None
+            self._num_made += 1
+            metadata = BlockMetadataWithSchema.from_block(block)
+            entry = BlockEntry(ray.put(block), metadata)
+            # Not owned: a block that is needed again, after a node is lost, is still there.
+            bundle = RefBundle([entry], owns_blocks=False, schema=metadata.schema)
+            self._metrics.on_input_received(bundle)
+            return bundle
+
+    return StreamedBlocks
+
+
+def _operators_after(operator: Any) -> Iterator[Any]:
+    for following in operator.output_dependencies:
+        yield following
+        yield from _operators_after(following)
 
 
 def map_blocks(dataset: Any, worker: type, **options: Any) -> Any:

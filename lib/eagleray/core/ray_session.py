@@ -12,7 +12,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from eagleray.core import orphans
 from eagleray.core.cluster_address import require_node_address
 from eagleray.core.environment import ray_temporary_folder, set_user_variables
 from eagleray.core.errors import JobFailedError, UserError
+from eagleray.core.node_types import ClusterLimits, find_limits
 from eagleray.core.ray_errors import first_line
 from eagleray.core.ray_private import (
     LOOPBACK_OPTIONS,
@@ -36,8 +37,9 @@ from eagleray.core.ray_private import (
 )
 from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
+from eagleray.core.types import DeviceChoice
 
-__all__ = ["BATCH_SLOT", "Cluster", "ray_session"]
+__all__ = ["BATCH_SLOT", "Cluster", "await_resources", "ray_session"]
 
 BATCH_SLOT = "eagleray_batch"
 """The resource of Ray that a batch job of the service holds while it runs."""
@@ -57,17 +59,77 @@ class Cluster:
         num_gpus: Number of GPUs that Ray schedules.
         embedded: Whether this process has started this Ray itself.
         num_nodes: Number of machines.
+        limits: What it could ever have; None if it does not grow.
     """
 
     num_cpus: int
     num_gpus: int
     embedded: bool
     num_nodes: int = 1
+    limits: ClusterLimits | None = None
 
     @property
     def cpus_per_node(self) -> int:
-        """Number of CPU cores of a node, on average."""
+        """Number of CPU cores of a node: on average, or of the nodes that are added."""
+        if self.limits is not None:
+            return self.limits.cpus_per_node
         return max(1, self.num_cpus // max(1, self.num_nodes))
+
+    @property
+    def max_cpus(self) -> int:
+        """Number of CPU cores that it could ever have."""
+        return self.num_cpus if self.limits is None else max(self.num_cpus, self.limits.max_cpus)
+
+    @property
+    def max_gpus(self) -> int:
+        """Number of GPUs that it could ever have."""
+        return self.num_gpus if self.limits is None else max(self.num_gpus, self.limits.max_gpus)
+
+    def uses_gpus(self, device: DeviceChoice) -> bool:
+        """Whether a job runs on GPUs.
+
+        Left to choose, it takes GPUs that are there, and has some added only if nothing is there.
+        """
+        if device == "auto":
+            is_empty = self.limits is not None and self.num_cpus == 0
+            return bool(self.num_gpus or (is_empty and self.max_gpus))
+        return device == "gpu"
+
+    def counted_again(self) -> Cluster:
+        """Return the cluster as it is by now."""
+        return self if self.limits is None else _count(self.limits, embedded=self.embedded)
+
+
+def _count(limits: ClusterLimits | None, *, embedded: bool) -> Cluster:
+    import ray
+
+    resources = ray.cluster_resources()
+    return Cluster(
+        num_cpus=max(0 if limits else 1, int(resources.get("CPU", 0))),
+        num_gpus=int(resources.get("GPU", 0)),
+        embedded=embedded,
+        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        limits=limits,
+    )
+
+
+def await_resources(bundles: Sequence[Mapping[str, float]]) -> None:
+    """Wait until the cluster has free resources, for which its autoscaler adds nodes.
+
+    They are asked for by a placement group, which ends with the wait. A request of Ray's autoscaler
+    would be one for the whole cluster, which the next job replaces.
+
+    Args:
+        bundles: Ray resources of each worker.
+    """
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([dict(bundle) for bundle in bundles])
+    try:
+        ray.get(group.ready())
+    finally:
+        remove_placement_group(group)
 
 
 @contextlib.contextmanager
@@ -125,14 +187,10 @@ def ray_session(
         try:
             doing.result()
             _quiet_ray_libraries(verbose=verbose)
-            resources = ray.cluster_resources()
+            embedded = address is None and any(_own_raylets())
+            limits = None if embedded else find_limits(settings.node_types)
             with lean_ray_data() if starts_own else contextlib.nullcontext():
-                yield Cluster(
-                    num_cpus=max(1, int(resources.get("CPU", 1))),
-                    num_gpus=int(resources.get("GPU", 0)),
-                    embedded=address is None and any(_own_raylets()),
-                    num_nodes=sum(node["Alive"] for node in ray.nodes()),
-                )
+                yield _count(limits, embedded=embedded)
         finally:
             if not was_initialized:
                 workers = _raylet_descendants() if address is None else []

@@ -88,6 +88,12 @@ class Settings(BaseSettings):
         default=None,
         description="Ray cluster to join. Default: a local Ray on this machine.",
     )
+    node_types: str = Field(
+        default="",
+        description="Nodes that the autoscaler of the Ray cluster may add, as JSON like "
+        "`available_node_types` of Ray, where a job cannot see it, as on Kubernetes: "
+        '`{"cpu": {"resources": {"CPU": 16}, "max_workers": 40}}`.',
+    )
     cluster_name: str = Field(
         default="",
         max_length=64,

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -28,10 +29,12 @@ from eagleray.core.validation import validation_errors
 
 __all__ = [
     "AsList",
+    "Names",
     "Spec",
     "Texts",
     "as_value_error",
     "join_faults",
+    "names_of",
     "panel_of",
     "spec_field",
     "worker_range",
@@ -52,24 +55,47 @@ AsList = BeforeValidator(_as_list, json_schema_input_type=str | list[str])
 Texts = Annotated[tuple[str, ...], AsList]
 
 
-def spec_field(default: Any, panel: str, description: str, **constraints: Any) -> Any:
+class Names(StrEnum):
+    """What the text of a field, or of an option, names outside the specification."""
+
+    INPUT = "input"
+    """A file or folder that is read."""
+    OUTPUT = "output"
+    """A file or folder that is written."""
+    EARLIER_OUTPUT = "earlier output"
+    """The output of an earlier job, which is read."""
+    MODEL = "model"
+    """A registered version, or a folder or URI of a package that is read."""
+    CODE = "code"
+    """Something of Eagleray by its name, or an object of the user's own code by its import path."""
+
+
+def spec_field(
+    default: Any, panel: str, description: str, *, names: Names | None = None, **constraints: Any
+) -> Any:
     """Declare a field of a specification.
 
     Args:
         default: Value of a field that is left out; `...` for a required field.
         panel: Heading of the help under which its option stands.
         description: One line for the help, the HTTP schema and the docs.
+        names: What its text names outside the specification, if anything.
         constraints: Passed on to pydantic's `Field`.
     """
-    return Field(
-        default, description=description, json_schema_extra={"panel": panel}, **constraints
-    )
+    extra = {"panel": panel} if names is None else {"panel": panel, "names": names.value}
+    return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 
 def panel_of(extra: Any) -> str:
     """Return the panel that `spec_field` put into a field's `json_schema_extra`."""
     assert isinstance(extra, dict)
     return str(extra["panel"])
+
+
+def names_of(extra: Any) -> Names | None:
+    """Return what a field names, as `spec_field` put it into its `json_schema_extra`."""
+    assert isinstance(extra, dict)
+    return Names(extra["names"]) if "names" in extra else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 __all__ = [
     "HEALTH_TOLERANCE",
     "TOLERANCE",
+    "DeviceChoice",
     "EngineName",
     "Isolation",
     "NetworkPrecision",
@@ -19,6 +20,7 @@ __all__ = [
 Precision = Literal["auto", "float32", "bfloat16"]
 NetworkPrecision = Literal["float32", "bfloat16", "int8"]
 EngineName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,49}$")]
+DeviceChoice = Literal["auto", "cpu", "gpu"]
 Isolation = Literal["rare", "all", "none"]
 OutputFormat = Literal["parquet", "csv", "jsonl"]
 

@@ -226,7 +226,7 @@ def inspect_images(
         return Inspection(images.uris, known)
     workers = cluster.cpus_per_node
     context = _Context(contract, s3 or storage.S3Options(), workers, seconds_per_image)
-    size = len(images) // (_CHUNKS_PER_CORE * cluster.num_cpus)
+    size = len(images) // (_CHUNKS_PER_CORE * cluster.max_cpus)
     size = min(max(size, _MIN_CHUNK), _LARGEST_CHUNK)
     chunks = [images.uris[start : start + size] for start in range(0, len(images), size)]
     tables: list[pa.Table] = [INSPECTION_SCHEMA.empty_table()] * len(chunks)
@@ -256,7 +256,7 @@ def _inspect_on(
     sandboxed = quick.options(max_retries=_RETRIES)
     shared = ray.put(context)
     waiting = iter(range(len(chunks)))
-    max_running = _TASKS_PER_CORE * cluster.num_cpus
+    max_running = _TASKS_PER_CORE * cluster.max_cpus
     running: dict[Any, tuple[int, bool]] = {}
 
     def start(indices: Iterator[int]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from eagleray.core.spec import Spec, Texts, spec_field
+from eagleray.core.spec import Names, Spec, Texts, spec_field
 from eagleray.imaging import NAMED_CONTRACTS
 from eagleray.io.spec_fields import S3Fields
 from eagleray.tasks import TaskName
@@ -20,7 +20,9 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 class LabelledFields(Spec):
     """Labelled images: where they are, and which columns of a table say what."""
 
-    data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
+    data: str = spec_field(
+        ..., DATA, "Folder with one subfolder per class, or a table of images.", names=Names.INPUT
+    )
     column: str | None = spec_field(None, DATA, "Column of the image locations.")
     label_column: str | None = spec_field(None, DATA, "Column of the labels.")
     label_columns: Texts = spec_field((), DATA, "Column of 0 and 1 that is named after its label.")
@@ -40,7 +42,9 @@ class SplitFields(LabelledFields):
     group_column: str | None = spec_field(
         None, DATA, "Column whose equal values stay in one split, such as near-duplicates."
     )
-    test_data: str | None = spec_field(None, DATA, "Separate test set, in the form of the data.")
+    test_data: str | None = spec_field(
+        None, DATA, "Separate test set, in the form of the data.", names=Names.INPUT
+    )
     validation_fraction: Fraction = spec_field(
         0.1, DATA, "Fraction of the data for validation, by which the best epoch is chosen."
     )
@@ -53,13 +57,18 @@ class SplitFields(LabelledFields):
 class InspectSpec(S3Fields, SplitFields):
     """An inspection of labelled images."""
 
-    output: str = spec_field(..., REPORT, "HTML file of the report; an existing one is replaced.")
+    output: str = spec_field(
+        ..., REPORT, "HTML file of the report; an existing one is replaced.", names=Names.OUTPUT
+    )
     contract: str = spec_field("fast", DATA, f"Image contract: {', '.join(NAMED_CONTRACTS)}.")
     keep_duplicates_together: bool = spec_field(
         False, DATA, "Keep duplicates, exact or near, in one split."
     )
     split_file: str | None = spec_field(
-        None, REPORT, "New Parquet file that says which image is in which split."
+        None,
+        REPORT,
+        "New Parquet file that says which image is in which split.",
+        names=Names.OUTPUT,
     )
 
     @model_validator(mode="after")

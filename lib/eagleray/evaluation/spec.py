@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eagleray.core.spec import Texts, spec_field
+from eagleray.core.spec import Names, Texts, spec_field
 from eagleray.data.spec import DATA, LabelledFields
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
@@ -16,13 +16,22 @@ class EvaluateSpec(S3Fields, LabelledFields):
     """An evaluation of a model on labelled images."""
 
     model: str = spec_field(
-        ..., MODEL, "Model: NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE."
+        ...,
+        MODEL,
+        "Model: NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE.",
+        names=Names.MODEL,
     )
     current: str | None = spec_field(
-        None, MODEL, "Model that KPIs such as `accuracy >= current` compare with."
+        None,
+        MODEL,
+        "Model that KPIs such as `accuracy >= current` compare with.",
+        names=Names.MODEL,
     )
     kpi: str | None = spec_field(
-        None, MODEL, "File of the KPIs that the model must reach; see evaluation.md."
+        None,
+        MODEL,
+        "File of the KPIs that the model must reach; see evaluation.md.",
+        names=Names.INPUT,
     )
     split: str | None = spec_field(
         None,
@@ -34,7 +43,10 @@ class EvaluateSpec(S3Fields, LabelledFields):
         (), REPORT, "Column to slice the metrics by; default: all columns with few values."
     )
     output: str | None = spec_field(
-        None, REPORT, "HTML file of the report; default: in the home folder's evaluations."
+        None,
+        REPORT,
+        "HTML file of the report; default: in the home folder's evaluations.",
+        names=Names.OUTPUT,
     )
 
     @property

@@ -19,6 +19,7 @@ from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.job_state import JobState
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
+from eagleray.core.yielding import Turn, YieldSignal
 from eagleray.io import storage
 from eagleray.packing.collect import collect
 from eagleray.packing.pipeline import pack_shards
@@ -27,6 +28,7 @@ from eagleray.packing.receipt import PackedShard
 from eagleray.packing.sizes import ExpectedSizes
 from eagleray.packing.spec import PackSpec
 from eagleray.packing.worker import PackContext
+from eagleray.sharded.attempts import Shards
 from eagleray.sharded.commit import Commit, publish, read_commit, tidy_up
 from eagleray.sharded.history import record_job
 from eagleray.sharded.layout import OutputLayout
@@ -40,7 +42,7 @@ __all__ = ["PackJob", "PackShards", "PackSummary", "finish_pack", "open_pack", "
 
 _MAX_ROWS_PER_FILE = 50_000
 
-PackShards = Callable[[list[int], PackContext, Cluster], Iterator[PackedShard]]
+PackShards = Callable[[Shards, PackContext, Cluster, Turn], Iterator[PackedShard]]
 """Packs shards and yields each as it is done, in any order."""
 
 
@@ -175,6 +177,7 @@ def run_pack(
     cluster: Callable[[], Cluster],
     reporter: ProgressReporter,
     *,
+    yield_signal: YieldSignal | None = None,
     pack_shards: PackShards = pack_shards,
 ) -> PackSummary:
     """Pack every shard that is not done, and commit.
@@ -183,6 +186,7 @@ def run_pack(
         job: An opened job.
         cluster: Returns the cluster; not called if every shard is done.
         reporter: Receives the progress.
+        yield_signal: Asks the job to yield its workers; None if nobody does.
         pack_shards: Packs shards.
 
     Raises:
@@ -194,13 +198,14 @@ def run_pack(
 
     started = time.monotonic()
 
-    def work(pending: list[int]) -> Iterator[PackedShard]:
+    def work(pending: Shards, turn: Turn) -> Iterator[PackedShard]:
         nonlocal started
         workers = cluster()
         started = time.monotonic()
-        return pack_shards(pending, job.context, workers)
+        return pack_shards(pending, job.context, workers, turn)
 
-    run = JobRun(job.layout, job.plan, job.request.failure_limit, reporter)
+    limit = job.request.failure_limit
+    run = JobRun(job.layout, job.plan, limit, reporter, yield_signal or YieldSignal())
     with run.monitored() as monitor:
         done = list(run.finish_shards("Packing", work, monitor))
         seconds = time.monotonic() - started if done else 0.0

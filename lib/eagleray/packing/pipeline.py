@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from eagleray.core.ray_session import Cluster
+from eagleray.core.yielding import Turn
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.worker import PackContext, pack_shard
-from eagleray.sharded.attempts import run_until_done
+from eagleray.sharded.attempts import ShardJournal, Shards, run_until_done
+from eagleray.sharded.plan import new_id
 
 __all__ = ["pack_shards"]
 
@@ -18,11 +20,15 @@ _TASKS_PER_CORE = 4  # two that run and two that follow, also on nodes that are 
 _MIN_TASKS = 64
 _RETRIES = 3
 _BASE_MEMORY = 256 * 2**20
+_SECONDS_BETWEEN_LOOKS = 0.5  # whether the job is asked to yield
 _FILES_IN_MEMORY = 2  # a file is sent to an object store in pieces, which are copies
 
 
 def pack_shards(
-    pending: Sequence[int], context: PackContext, cluster: Cluster
+    pending: Sequence[int] | Shards,
+    context: PackContext,
+    cluster: Cluster,
+    turn: Turn | None = None,
 ) -> Iterator[PackedShard]:
     """Pack shards and yield each as it is done, in any order.
 
@@ -30,6 +36,7 @@ def pack_shards(
         pending: Numbers of the shards.
         context: What the workers need to know.
         cluster: The cluster.
+        turn: When it is over, no further shard is begun, and those left are not yielded.
 
     Raises:
         JobFailedError: If a shard cannot be packed; what is done is kept.
@@ -37,23 +44,36 @@ def pack_shards(
     import ray
 
     memory = _memory(context.file_bytes)
-    task = ray.remote(num_cpus=_CORES_PER_TASK, memory=memory, max_retries=_RETRIES)(pack_shard)
+    task = ray.remote(num_cpus=_CORES_PER_TASK, memory=memory, max_retries=_RETRIES)(_pack_shard)
     shared = ray.put(context)
-    max_tasks = max(_MIN_TASKS, _TASKS_PER_CORE * cluster.num_cpus)
+    journal = ShardJournal(new_id())
+    max_tasks = max(_MIN_TASKS, _TASKS_PER_CORE * cluster.max_cpus)
 
-    def run_once(shards: list[int]) -> Iterator[PackedShard]:
+    def run_once(shards: Shards) -> Iterator[PackedShard]:
         waiting = iter(shards)
-        running = [task.remote(shared, shard) for shard in islice(waiting, max_tasks)]
+        running = [task.remote(shared, journal, shard) for shard in islice(waiting, max_tasks)]
         try:
             while running:
-                (done,), running = ray.wait(running, num_returns=1)
-                running += [task.remote(shared, shard) for shard in islice(waiting, 1)]
-                yield ray.get(done)
+                done, running = ray.wait(running, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
+                if turn is not None and turn.over:
+                    journal.close()
+                else:
+                    following = islice(waiting, len(done))
+                    running += [task.remote(shared, journal, shard) for shard in following]
+                yield from filter(None, ray.get(done))
         finally:
             for left in running:
                 ray.cancel(left)
 
-    yield from run_until_done(pending, run_once)
+    try:
+        yield from run_until_done(pending, run_once, turn)
+    finally:
+        journal.forget()
+
+
+def _pack_shard(context: PackContext, journal: ShardJournal, shard: int) -> PackedShard | None:
+    """Pack a shard on a worker, unless shards are handed back."""
+    return None if journal.is_closed else pack_shard(context, int(shard))
 
 
 def _memory(file_bytes: int) -> int:

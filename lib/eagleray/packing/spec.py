@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from eagleray.core.spec import Texts, spec_field
+from eagleray.core.spec import Names, Texts, spec_field
 from eagleray.imaging.contract import DEFAULT_MAX_BYTES
 from eagleray.io import storage
 from eagleray.io.spec_fields import SourceFields
@@ -42,9 +42,14 @@ FileSizeText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(
 class PackSpec(SourceFields):
     """A packing job: what is packed, and into which files."""
 
-    inputs: Texts = spec_field((), INPUT, "Folders, patterns, tables, archives or images.")
+    inputs: Texts = spec_field(
+        (), INPUT, "Folders, patterns, tables, archives or images.", names=Names.INPUT
+    )
     output: str = spec_field(
-        ..., RESULTS, "Folder or URI for the packed files; new, or of the same job."
+        ...,
+        RESULTS,
+        "Folder or URI for the packed files; new, or of the same job.",
+        names=Names.OUTPUT,
     )
     column: str | None = spec_field(
         None, INPUT, "Table column that holds the locations, or the images.", min_length=1

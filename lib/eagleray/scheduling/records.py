@@ -12,7 +12,7 @@ change nothing. A job that runs and whose lease has ended is lost, whatever Ray 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ from eagleray.core.settings import Settings
 from eagleray.database.connection import lock_for_transaction
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow, UtcTime
+from eagleray.scheduling.assignment import next_submission
+from eagleray.scheduling.logs import log_folder
 from eagleray.scheduling.queue import Decision, QueueEntry, Usage, decide
 
 __all__ = [
@@ -35,7 +37,6 @@ __all__ = [
     "Report",
     "Turn",
     "new_job",
-    "submission_name",
 ]
 
 START_SECONDS: Final = 120.0
@@ -45,6 +46,7 @@ UNQUEUED: Final = frozenset({"doctor"})
 """Commands that run at once."""
 
 _LOST: Final = "Its process has sent no sign of life since {:%Y-%m-%d %H:%M:%S} UTC."
+_MAX_MESSAGE: Final = 1000
 _USAGE_WINDOW: Final = timedelta(days=7)
 _ACTIVE: Final = (JobState.QUEUED.value, JobState.RUNNING.value, JobState.LOST.value)
 
@@ -61,6 +63,7 @@ class Report:
         can_yield: Whether it is able to make room for another job now.
         core_seconds: Core-seconds held since the last report.
         gpu_seconds: GPU-seconds held since the last report.
+        resumed_by: Command line that resumes what it has done so far; () if its own does.
     """
 
     stage: str = ""
@@ -70,6 +73,7 @@ class Report:
     can_yield: bool = False
     core_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    resumed_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +127,6 @@ def new_job(**fields: Any) -> JobRow:
     return JobRow(**{**defaults, **fields})
 
 
-def submission_name(row: JobRow) -> str:
-    """Return a name for the next attempt of a job on its cluster."""
-    number = int(row.submission.rpartition(".")[2]) if "." in row.submission else 1
-    return f"{row.id}.{number + 1}" if row.submission else row.id
-
-
 class JobRecords:
     """The records of jobs; methods block on the database.
 
@@ -140,6 +138,16 @@ class JobRecords:
     def __init__(self, database: OpenDatabase, settings: Settings) -> None:
         self._database, self._settings = database, settings
         self._lease = timedelta(seconds=settings.lease_seconds)
+
+    @property
+    def place(self) -> str:
+        """The location of the database, without a password."""
+        return self._database.database.place
+
+    @property
+    def _mine(self) -> sa.ColumnElement[bool]:
+        """The condition of the jobs of this cluster, and of those that no process has claimed."""
+        return JobRow.cluster.in_({"", self._settings.cluster_name})
 
     # --- find ---
 
@@ -201,6 +209,26 @@ class JobRecords:
             decision = self._decide(session, _now(session))
         return {job: number for number, job in enumerate(decision.waiting, 1)}
 
+    def without_process(self) -> list[JobRow]:
+        """Return the jobs of this cluster that a supervisor is to submit again now.
+
+        These are lost ones with retries left, and those at the front of the queue that no process
+        waits for.
+        """
+        lost = sa.and_(JobRow.state == JobState.LOST.value, JobRow.retries_left > 0)
+        active = JobRow.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
+        with self._database.reading() as session:
+            now = _now(session)
+            rows = list(session.scalars(sa.select(JobRow).where(self._mine, lost | active)))
+            parked = self._decide(session, now).parked
+        rows = self._with_lost(rows, now)
+        waits = (JobState.QUEUED, JobState.LOST)
+        return [
+            row
+            for row in sorted(rows, key=lambda row: row.created)
+            if row.state in waits and not _is_held(row, now) and row.id not in parked
+        ]
+
     # --- submit ---
 
     def add(self, row: JobRow) -> JobRow:
@@ -218,11 +246,14 @@ class JobRecords:
             session.add(row)
         return row
 
-    def submit_again(self, row: JobRow, *, takes_retry: bool) -> JobRow | None:
+    def submit_again(
+        self, row: JobRow, *, submission: str = "", takes_retry: bool = False
+    ) -> JobRow | None:
         """Prepare the next attempt of a job, and return it with the name of its submission.
 
         Args:
             row: The job as it was read; None is returned if it has changed since.
+            submission: Name of the submission; "" for the next number.
             takes_retry: Whether the attempt is one of the job's retries.
 
         Raises:
@@ -240,7 +271,7 @@ class JobRecords:
                 raise InputError(
                     f"Job {row.id} is {current.state}; attach to it, or cancel it first."
                 )
-            current.submission = submission_name(current)
+            current.submission = submission or next_submission(row.id, row.submission)
             current.state, current.message = JobState.QUEUED.value, ""
             current.lease_until = now + timedelta(seconds=START_SECONDS)
             current.ended = current.exit_code = current.heartbeat = None
@@ -251,6 +282,26 @@ class JobRecords:
             )
             session.flush()
             return current
+
+    def fail_start(self, row: JobRow, message: str) -> bool:
+        """Store that the process of a job ended before it claimed the job.
+
+        Args:
+            row: The job as it was read.
+            message: What the job server says of the process.
+
+        Returns:
+            Whether this is stored; not if a process has claimed the job meanwhile.
+        """
+        with self._database.session() as session:
+            current = session.get(JobRow, row.id, with_for_update=True)
+            if current is None or current.heartbeat or current.submission != row.submission:
+                return False
+            if current.state != JobState.QUEUED:
+                return False
+            _end(current, JobState.FAILED, _now(session))
+            current.message = f"Its process did not start: {message}"[:_MAX_MESSAGE]
+            return True
 
     def cancel(self, job: str) -> JobRow:
         """Ask a job to end, and return it; one that no process holds ends at once.
@@ -273,11 +324,12 @@ class JobRecords:
 
     # --- run ---
 
-    def claim(self, job: str, submission: str) -> int | None:
+    def claim(self, job: str, submission: str) -> JobRow | None:
         """Claim a job that waits, for the process of one submission.
 
         Returns:
-            The number of the attempt; None if the job is another submission's, or has ended.
+            The job, with the number of the attempt; None if it is another submission's, or has
+            ended.
         """
         with self._database.session() as session:
             now = _now(session)
@@ -286,11 +338,13 @@ class JobRecords:
                 return None
             row.epoch += 1
             row.cluster = self._settings.cluster_name
+            row.logs = row.logs or log_folder(row, self._settings)
             row.lease_until, row.heartbeat = now + self._lease, now
             row.stage, row.message = "", ""
             if row.program in UNQUEUED:
                 row.state, row.started = JobState.RUNNING.value, now
-            return row.epoch
+            session.flush()
+            return row
 
     def wait_for_turn(self, job: str, epoch: int) -> Turn | None:
         """Renew the lease of a job that waits, and admit it if it is its turn.
@@ -304,6 +358,8 @@ class JobRecords:
             lock_for_transaction(session.connection(), "queue")
             now = _now(session)
             row = session.get(JobRow, job, with_for_update=True)
+            if row is not None and row.program in UNQUEUED:
+                return Turn(admitted=True)
             if row is None or row.epoch != epoch or row.state != JobState.QUEUED:
                 return None
             if row.cancel_requested:
@@ -338,14 +394,10 @@ class JobRecords:
             if row.state == JobState.LOST:  # the database or this process was out of reach
                 row.state, row.message = JobState.RUNNING.value, ""
             row.lease_until, row.heartbeat = now + self._lease, now
-            row.stage, row.can_yield = report.stage[:64], report.can_yield
-            row.num_done, row.num_failed = report.num_done, report.num_failed
-            row.num_total = report.num_total
-            row.core_seconds += report.core_seconds
-            row.gpu_seconds += report.gpu_seconds
+            _store(row, report)
             return Orders(cancel=row.cancel_requested, yields=bool(row.yields_to))
 
-    def make_room(self, job: str, epoch: int) -> bool:
+    def make_room(self, job: str, epoch: int, report: Report) -> bool:
         """Store that a running job has made room, and waits again.
 
         Returns:
@@ -357,6 +409,7 @@ class JobRecords:
                 return False
             row.state, row.yielded = JobState.QUEUED.value, True
             row.message = "It has made room for another job, and goes on after it."
+            _store(row, replace(report, core_seconds=0.0, gpu_seconds=0.0))
             return True
 
     def end(
@@ -385,10 +438,9 @@ class JobRecords:
     # --- the queue ---
 
     def _decide(self, session: Session, now: datetime) -> Decision:
-        mine = JobRow.cluster.in_({"", self._settings.cluster_name})
         active = JobRow.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
         queued = JobRow.program.not_in(UNQUEUED)
-        rows = list(session.scalars(sa.select(JobRow).where(mine, active, queued)))
+        rows = list(session.scalars(sa.select(JobRow).where(self._mine, active, queued)))
         entries = [_entry(row, now) for row in rows if not _has_lapsed(row, now)]
         waiting = {entry.owner for entry in entries if not entry.runs}
         usage = Usage(now) if len(waiting) < 2 else _usage(session, waiting, now)
@@ -420,6 +472,16 @@ def _usage(session: Session, owners: set[str], now: datetime) -> Usage:
     for owner, when, core_seconds, gpu_seconds in session.execute(query):
         usage.add(owner, when, core_seconds=core_seconds, gpu_seconds=gpu_seconds)
     return usage
+
+
+def _store(row: JobRow, report: Report) -> None:
+    row.stage, row.can_yield = report.stage[:64], report.can_yield
+    row.num_done, row.num_failed = report.num_done, report.num_failed
+    row.num_total = report.num_total
+    row.core_seconds += report.core_seconds
+    row.gpu_seconds += report.gpu_seconds
+    if report.resumed_by:
+        row.words = list(report.resumed_by)
 
 
 def _end(row: JobRow, state: JobState, now: datetime) -> None:

@@ -7,13 +7,13 @@ never relaxed while it runs: every replica gets the same `Access`, including tho
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from eagleray.core.environment import is_loopback_address
 from eagleray.core.errors import InputError
 from eagleray.database.store import OpenDatabase
 from eagleray.serving.applications import Applications, key_digest
@@ -27,7 +27,6 @@ __all__ = [
     "Quotas",
     "authenticate",
     "determine_access",
-    "is_loopback",
     "require_count",
 ]
 
@@ -107,7 +106,7 @@ def authenticate(
         OutageError: If `require_known` raises it.
     """
     if not access.requires_keys(snapshot):
-        if address is not None and is_loopback(address):
+        if address is not None and is_loopback_address(address):
             require_known()
             return ANONYMOUS
         raise NotAllowedError(
@@ -123,16 +122,6 @@ def authenticate(
             "This key is unknown, expired or revoked; ask the operator for a new one."
         )
     return found.application
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is a loopback address, including an IPv4-mapped IPv6 address."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
 
 
 def require_count(num_images: int, max_images: int) -> None:

@@ -13,6 +13,9 @@ from eagleray.tasks import Outcome
 __all__ = [
     "BatchResponse",
     "ImagePrediction",
+    "JobLogLine",
+    "JobLogs",
+    "JobResponse",
     "LabelScore",
     "PredictResponse",
     "Timings",
@@ -93,6 +96,41 @@ class BatchResponse(_Wire):
     images_per_second: float | None
     seconds_left: float | None
     message: str = Field(description="Explanation of the state, if there is one.")
+
+
+class JobResponse(_Wire):
+    """The state of a job."""
+
+    id: str
+    command: str = Field(description="Name of the command, such as train.")
+    state: JobState
+    created: str = Field(description="Time of creation in UTC, in ISO 8601 format.")
+    application: str = Field(description="Application that submitted it; empty without one.")
+    priority: int
+    position: int | None = Field(description="Place in the queue, from 1; null unless queued.")
+    output: str = Field(description="Location of its output; empty for a command without one.")
+    request: dict[str, Any] = Field(description="The fields and options that it was posted with.")
+    attempt: int = Field(description="Number of times that it has been started.")
+    total: int | None = Field(description="Number of images; null if it is not known.")
+    done: int = Field(description="Number of images that are done.")
+    failed: int = Field(description="Number of these that failed.")
+    exit_code: int | None = Field(description="Exit code of its command, once it has ended.")
+    message: str = Field(description="Explanation of the state, if there is one.")
+
+
+class JobLogLine(_Wire):
+    """A piece of what a job has printed: a line with its end."""
+
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+class JobLogs(_Wire):
+    """What a job has printed, from a position on."""
+
+    lines: list[JobLogLine]
+    next: int = Field(description="Position after the last of the lines.")
+    ended: bool = Field(description="Whether the job has ended and prints no more after these.")
 
 
 def image_prediction(

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from eagleray.core.errors import ContractError, JobFailedError, PackageError
 from eagleray.core.ray_errors import read_failure
-from eagleray.core.ray_private import delete_keys, put_key_if_absent
+from eagleray.core.ray_private import delete_key, delete_keys, has_key, put_key_if_absent
+from eagleray.core.yielding import Turn
 from eagleray.sharded.shard_results import FinishedShard
 
-__all__ = ["ShardJournal", "run_until_done"]
+__all__ = ["ShardJournal", "Shards", "run_until_done"]
 
 S = TypeVar("S", bound=FinishedShard)
+Shards = npt.NDArray[np.int64]
+"""Numbers of shards, int64 (N,)."""
 
 _NAMESPACE = b"eagleray"
 _MAX_FRUITLESS_RUNS = 3
 
 
 def run_until_done(
-    pending: Iterable[int], run_once: Callable[[list[int]], Iterator[S]]
+    pending: Sequence[int] | Shards,
+    run_once: Callable[[Shards], Iterator[S]],
+    turn: Turn | None = None,
 ) -> Iterator[S]:
     """Run shards on Ray and yield each as it is finished, in any order.
 
@@ -29,7 +37,9 @@ def run_until_done(
 
     Args:
         pending: Numbers of the shards.
-        run_once: Runs shards and yields each as it is finished.
+        run_once: Runs shards and yields each as it is finished; when the turn is over, it ends
+            without those that were not begun.
+        turn: When it is over, shards may be left.
 
     Raises:
         EaglerayError: If a worker raised one.
@@ -37,20 +47,24 @@ def run_until_done(
     """
     import ray
 
-    remaining = dict.fromkeys(pending)  # a set that keeps the order
+    remaining = np.asarray(pending, np.int64)  # of a million shards, a list would take 40 MB
+    is_left = np.ones(remaining.max(initial=-1) + 1, np.bool_)
     num_fruitless = 0
-    while remaining:
+    while len(remaining):
         num_before = len(remaining)
         reason: Exception = JobFailedError("Shards came back without a result.")
         try:
-            for finished in run_once(list(remaining)):
-                remaining.pop(finished.shard, None)
+            for finished in run_once(remaining):
+                is_left[finished.shard] = False
                 yield finished
         except ray.exceptions.RayError as error:
             reason = error
+        remaining = remaining[is_left[remaining]]
         failure = read_failure(reason)
         if failure.error is not None and failure.error is not reason:
             raise failure.error from reason
+        if turn is not None and turn.over:
+            return
         num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
         hopeless = failure.is_a(PackageError, ContractError)  # it would end the same way again
         if num_fruitless == _MAX_FRUITLESS_RUNS or hopeless:
@@ -64,8 +78,9 @@ def run_until_done(
 class ShardJournal:
     """Counts how often shards were begun: one that is begun again has lost its worker.
 
-    It lives in the key-value store of Ray's head, which outlives every worker. An actor could hold
-    it as well, at the cost of a process of seventy megabytes.
+    It also says when workers are to begin no more of them. It lives in the key-value store of Ray's
+    head, which outlives every worker. An actor could hold it as well, at the cost of a process of
+    seventy megabytes.
 
     Attributes:
         run: Identifier that keeps this run's shards apart from those of others on the cluster.
@@ -80,8 +95,24 @@ class ShardJournal:
             times += 1
         return times
 
+    def end(self, shard: int) -> None:
+        """Remove the first note of a shard whose result the driver knows.
+
+        Further ones are of workers that were lost, and few: they stay until all are removed.
+        """
+        delete_key(self._key(f"{shard}-0"), _NAMESPACE)
+
+    def close(self) -> None:
+        """Have workers hand back the shards that they have not begun."""
+        put_key_if_absent(self._key("closed"), _NAMESPACE)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether shards that were not begun are to be handed back."""
+        return has_key(self._key("closed"), _NAMESPACE)
+
     def forget(self) -> None:
-        """Remove the notes of this run."""
+        """Remove all notes of this run."""
         delete_keys(self._key(""), _NAMESPACE)
 
     def _key(self, name: str) -> str:

@@ -25,7 +25,16 @@ from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.plan import Plan, read_plan
 from eagleray.sharded.progress import Progress, read_progress
 
-__all__ = ["AnyPlan", "JobStatus", "cancel_job", "find_job", "list_jobs", "record_job"]
+__all__ = [
+    "AnyPlan",
+    "JobStatus",
+    "cancel_job",
+    "find_job",
+    "list_jobs",
+    "pause_job",
+    "record_job",
+    "resume_job",
+]
 
 _MAX_SECONDS_BETWEEN_UPDATES = 60.0
 _S3_OF_THIS_PROCESS = storage.S3Options()
@@ -143,9 +152,36 @@ def cancel_job(status: JobStatus) -> None:
     Raises:
         InputError: If it is not running.
     """
-    if status.state != JobState.RUNNING:
-        raise InputError(f"Job {status.job_id} is {status.state}; only a running one is cancelled.")
+    _require_alive(status, "cancelled")
     storage.put_atomic(OutputLayout(status.output).cancel, b"")
+
+
+def pause_job(status: JobStatus) -> None:
+    """Ask a running job to give its workers to others until it is resumed.
+
+    Raises:
+        InputError: If it is not running.
+    """
+    _require_alive(status, "paused")
+    storage.put_atomic(OutputLayout(status.output).pause, b"")
+
+
+def resume_job(status: JobStatus) -> None:
+    """Let a paused job go on.
+
+    Raises:
+        InputError: If it is not running.
+    """
+    _require_alive(status, "resumed")
+    storage.delete(OutputLayout(status.output).pause)
+
+
+def _require_alive(status: JobStatus, change: str) -> None:
+    if status.state.has_ended:
+        raise InputError(
+            f"Job {status.job_id} is {status.state}; only a running one is {change}. Its command "
+            "starts it again."
+        )
 
 
 def _status(record: _Record) -> JobStatus:
@@ -192,7 +228,7 @@ def _status_unknown(record: _Record, message: str) -> JobStatus:
 def _state(progress: Progress | None) -> JobState:
     if progress is None:
         return JobState.STOPPED
-    if progress.state == JobState.RUNNING and not _is_alive(progress):
+    if not progress.state.has_ended and not _is_alive(progress):
         return JobState.STOPPED
     return progress.state
 

@@ -12,6 +12,7 @@ Names that begin with `_` are skipped by Arrow, Spark and Ray.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import StringConstraints
@@ -40,6 +41,7 @@ class OutputLayout:
         self.shards = storage.join(self.private, "shards")
         self.progress = storage.join(self.private, "progress.json")
         self.cancel = storage.join(self.private, "cancel")
+        self.pause = storage.join(self.private, "pause")
         self.timeline = storage.join(self.private, "timeline.parquet")
         self.report = storage.join(self.private, "report.html")
 
@@ -86,15 +88,14 @@ class OutputLayout:
         files = storage.list_files(self.location) if storage.is_folder(self.location) else ()
         return any(not file.uri.startswith(f"{self.private}/") for file in files)
 
-    def finished_shards(self) -> set[int]:
-        """Return the numbers of the shards that have a result."""
-        names = (storage.name_of(file.uri) for file in _files_under(self.shards))
-        return {
-            int(name.removeprefix("shard-").removesuffix(".parquet"))
-            for name in names
-            if name.startswith("shard-") and name.endswith(".parquet")
-        }
+    def finished_shards(self) -> Iterator[int]:
+        """Yield the numbers of the shards that have a result, in any order."""
+        for file in _files_under(self.shards):
+            name = storage.name_of(file.uri)
+            if name.startswith("shard-") and name.endswith(".parquet"):
+                yield int(name.removeprefix("shard-").removesuffix(".parquet"))
 
 
-def _files_under(folder: str) -> list[storage.FileInfo]:
-    return list(storage.list_files(folder)) if storage.is_folder(folder) else []
+def _files_under(folder: str) -> Iterator[storage.FileInfo]:
+    if storage.is_folder(folder):
+        yield from storage.list_files(folder)

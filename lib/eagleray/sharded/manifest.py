@@ -2,7 +2,8 @@
 
 A row number is an input's identity: the same URI twice is two inputs with two results. The list is
 stored as Parquet files in which one row group is one shard, so a worker reads only the rows of its
-shard, and no process holds the whole list.
+shard, and no process holds the whole list. One more file holds the sizes of all shards, so that a
+job that resumes knows how far it is without reading the list.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 
 from eagleray.core.errors import InputError
 from eagleray.io import storage
+from eagleray.io.arrow_files import encode_table
 from eagleray.sharded.columns import USER_PREFIX
 from eagleray.sources import LISTING_SCHEMA
 
@@ -37,6 +40,7 @@ _MAX_ROWS = 512
 _MAX_BYTES = 64 * 2**20
 _ROUND_TO = 16  # a forward pass of the CPU; a shard of whole passes pads nothing
 _SHARE = 32
+_ROWS = "rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,7 @@ class _Writer:
         self._num_waiting = 0
         self._shards: list[pa.Table] = []
         self._num_shards = self._num_bytes = 0
+        self._shard_sizes = array("i")
         self._digest = hashlib.sha256()
         self.num_rows = 0  # in shards or waiting for one
         self._rows_cut = 0
@@ -156,6 +161,9 @@ class _Writer:
     def close(self) -> Manifest:
         self._cut(last=True)
         self._write_file()
+        if self._num_shards:
+            sizes = pa.table({_ROWS: np.asarray(self._shard_sizes)})
+            storage.put_atomic(_sizes_file(self._folder), encode_table(sizes, "parquet"))
         return Manifest(
             folder=self._folder,
             num_rows=self.num_rows,
@@ -187,6 +195,7 @@ class _Writer:
         columns = [numbers, *rows.columns]
         self._shards.append(pa.table(columns, names=self._schema.names).cast(self._schema))
         self._rows_cut += rows.num_rows
+        self._shard_sizes.append(rows.num_rows)
         self._num_shards += 1
         if len(self._shards) == _SHARDS_PER_FILE:
             self._write_file()
@@ -218,6 +227,10 @@ def _file(folder: str, number: int) -> str:
     return storage.join(folder, f"part-{number:05d}.parquet")
 
 
+def _sizes_file(folder: str) -> str:
+    return storage.join(folder, "sizes.parquet")
+
+
 class ManifestReader:
     """Reads a manifest, shard by shard, in any thread; keeps one of its files in memory.
 
@@ -241,8 +254,15 @@ class ManifestReader:
         with self._lock:
             return self._parquet(file).read_row_group(group)
 
-    def shard_sizes(self) -> Iterator[int]:
-        """Yield the number of rows of each shard."""
+    def shard_sizes(self) -> npt.NDArray[np.int32]:
+        """Return the number of rows of each shard, int32 (number of shards,)."""
+        try:
+            content = storage.read_bytes(_sizes_file(self._folder))
+        except FileNotFoundError:  # a manifest of the version before
+            return np.fromiter(self._sizes_in_files(), np.int32, self._num_shards)
+        return pq.read_table(pa.BufferReader(content)).column(_ROWS).to_numpy()
+
+    def _sizes_in_files(self) -> Iterator[int]:
         for number in range(self._num_shards):
             file, group = divmod(number, _SHARDS_PER_FILE)
             yield self._parquet(file).metadata.row_group(group).num_rows

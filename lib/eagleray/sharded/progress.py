@@ -1,7 +1,7 @@
 """The progress of a running job, published in its output, and the request to cancel it.
 
 A thread puts `progress.json` into the output every few seconds, so that everyone who can read the
-output can see how far the job is, and looks for the file that cancels it.
+output can see how far the job is, and looks for the files that cancel it and have it yield.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from eagleray.core.errors import InputError
 from eagleray.core.job_state import JobState
+from eagleray.core.yielding import PERSON, YieldSignal
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.shard_results import FinishedShard
@@ -44,7 +45,7 @@ class Progress(BaseModel):
         num_failed: Number of these that failed.
         images_per_second: Throughput in the last minute.
         seconds_left: Expected time left at that throughput; None while it is unknown.
-        message: Reason why the job stopped.
+        message: Reason why the job stopped or waits, or what it does beside its shards.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -80,6 +81,7 @@ class JobMonitor:
         num_rows: Number of inputs.
         num_done: Number of inputs with a result from earlier runs.
         num_failed: Number of these that failed.
+        yield_signal: Asked to yield as long as the file is there that pauses the job.
         seconds: Time between two updates; None for 1 s on a disk and 10 s elsewhere.
         clock: Returns seconds since the epoch.
     """
@@ -92,12 +94,14 @@ class JobMonitor:
         num_done: int,
         num_failed: int,
         *,
+        yield_signal: YieldSignal | None = None,
         seconds: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         remote = storage.is_remote(layout.location)
         self._seconds = seconds or (_SECONDS_REMOTE if remote else _SECONDS_LOCAL)
         self._clock = clock
+        self._yield_signal = yield_signal or YieldSignal()
         self._layout, self.job_id, self._num_rows = layout, job_id, num_rows
         self.num_done, self.num_failed = num_done, num_failed
         self.cancelled = False
@@ -162,11 +166,18 @@ class JobMonitor:
             if self._ended.wait(self._seconds):
                 return
             with contextlib.suppress(OSError, InputError):
-                if not self.cancelled and storage.exists(self._layout.cancel):
-                    self.cancelled = True
-                    # A signal interrupts a waiting main thread at once;
-                    # `_thread.interrupt_main` only after the wait.
-                    os.kill(os.getpid(), signal.SIGINT)
+                self._look_for_requests()
+
+    def _look_for_requests(self) -> None:
+        if not self.cancelled and storage.exists(self._layout.cancel):
+            self.cancelled = True
+            # A signal interrupts a waiting main thread at once;
+            # `_thread.interrupt_main` only after the wait.
+            os.kill(os.getpid(), signal.SIGINT)
+        if storage.exists(self._layout.pause):
+            self._yield_signal.request(PERSON)
+        else:
+            self._yield_signal.clear(PERSON)
 
     def _put(self) -> None:
         # A job whose progress cannot be published still does its work.

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import JobFailedError
 from eagleray.core.job_state import JobState
+from eagleray.core.yielding import Turn, YieldSignal
 from eagleray.io import storage
+from eagleray.sharded.attempts import Shards
 from eagleray.sharded.failure_limit import FailureLimit
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
@@ -38,12 +44,14 @@ class JobRun:
         plan: Plan of the job.
         max_failures: Number of failures that stops the job.
         reporter: Receives the progress.
+        yield_signal: Asks the job to yield its workers.
     """
 
     layout: OutputLayout
     plan: Plan[Any]
     max_failures: FailureLimit
     reporter: ProgressReporter
+    yield_signal: YieldSignal = field(default_factory=YieldSignal)
 
     @contextlib.contextmanager
     def monitored(self) -> Iterator[JobMonitor]:
@@ -53,48 +61,84 @@ class JobRun:
             JobFailedError: If the job is cancelled, fails, or the storage fails; what is done is
                 kept.
         """
-        storage.delete(self.layout.cancel)
+        for request in (self.layout.cancel, self.layout.pause):  # of a run before
+            storage.delete(request)
         monitor = self._new_monitor()
         with _end_published(monitor), monitor.watching():
             yield monitor
             monitor.enter(JobState.SUCCEEDED)
 
     def finish_shards(
-        self, title: str, work: Callable[[list[int]], Iterator[S]], monitor: JobMonitor
+        self, title: str, work: Callable[[Shards, Turn], Iterator[S]], monitor: JobMonitor
     ) -> Iterator[S]:
         """Do the shards that have no result, and yield each as it is finished.
 
+        When the job is asked to yield its workers, it waits until it may go on with what is left.
+
         Args:
             title: Title of the progress bar.
-            work: Does shards, in any order; not called when all have their results.
+            work: Does shards, in any order; not called when all have their results. When the turn
+                is over it ends early, without workers, and is called again in the next turn.
             monitor: Counts the results.
 
         Raises:
             JobFailedError: If too many inputs fail.
         """
-        finished = self.layout.finished_shards()
-        pending = [number for number in range(self.plan.num_shards) if number not in finished]
-        if finished:
+        is_left = ~self._has_result
+        if not is_left.all():
             self.reporter.note(
                 f"Job {self.plan.job_id} resumes: {monitor.num_done:,} of {self.plan.num_rows:,} "
                 "images have their results already."
             )
         self._check_failures_so_far(monitor)
-        if not pending:
+        if not is_left.any():
             return
-        shards = work(pending)  # may start Ray, which takes seconds
-        metrics = ShardMetrics(self.plan)
+        turn = self._next_turn(monitor, self.reporter.note)
+        shards = work(np.flatnonzero(is_left), turn)  # may start Ray, which takes seconds
         with self.reporter.progress(title, self.plan.num_rows) as bar, self._unless_committed():
             bar.advance(monitor.num_done, failed=monitor.num_failed)
+            metrics = ShardMetrics(self.plan)
             metrics.start(monitor.num_done)
-            for shard in shards:
-                monitor.add(shard)
-                metrics.add(shard, monitor.num_done)
-                bar.advance(shard.num_rows, failed=shard.num_failed)
-                yield shard
-                if monitor.cancelled:  # where signals are ignored, as behind `nohup`
-                    raise KeyboardInterrupt
-                self._check_failures_so_far(monitor)
+            while True:
+                for shard in shards:
+                    is_left[shard.shard] = False
+                    monitor.add(shard)
+                    metrics.add(shard, monitor.num_done)
+                    bar.advance(shard.num_rows, failed=shard.num_failed)
+                    yield shard
+                    if monitor.cancelled:  # where signals are ignored, as behind `nohup`
+                        raise KeyboardInterrupt
+                    self._check_failures_so_far(monitor)
+                if not (turn.over and is_left.any()):
+                    return
+                turn = self._next_turn(monitor, bar.line)
+                if storage.exists(self.layout.commit):  # by another run
+                    return
+                shards = work(np.flatnonzero(is_left), turn)
+
+    def _next_turn(self, monitor: JobMonitor, say: Callable[[str], None]) -> Turn:
+        """Wait until nobody asks the job to yield its workers."""
+        signal = self.yield_signal
+        if signal.requested:
+            waits = f"The job has yielded its workers ({signal.reason}) and waits for its turn"
+            done = f"{monitor.num_done:,} of {self.plan.num_rows:,} images are done"
+            monitor.enter(JobState.YIELDED, f"{waits}; {done}.")
+            say(f"{waits}; {done}.")
+            signal.wait(given_up=lambda: monitor.cancelled)
+            if monitor.cancelled:
+                raise KeyboardInterrupt
+            monitor.enter(JobState.RUNNING)
+            say("The job goes on.")
+        return Turn(signal)
+
+    @functools.cached_property
+    def _has_result(self) -> npt.NDArray[np.bool_]:
+        """Whether each shard had its result when this run began, bool (number of shards,)."""
+        found = np.zeros(self.plan.num_shards, np.bool_)
+        for number in self.layout.finished_shards():
+            if number < len(found):
+                found[number] = True
+        return found
 
     @contextlib.contextmanager
     def _unless_committed(self) -> Iterator[None]:
@@ -124,13 +168,19 @@ class JobRun:
         )
 
     def _new_monitor(self) -> JobMonitor:
-        finished = self.layout.finished_shards()
         manifest = ManifestReader(self.layout.manifest(self.plan.manifest), self.plan.num_shards)
-        sizes = enumerate(manifest.shard_sizes())
-        num_done = sum(size for number, size in sizes if number in finished)
+        found = self._has_result
+        num_done = int(manifest.shard_sizes()[found].sum()) if found.any() else 0
         before = read_progress(self.layout)
-        num_failed = before.num_failed if before and finished else 0
-        return JobMonitor(self.layout, self.plan.job_id, self.plan.num_rows, num_done, num_failed)
+        num_failed = before.num_failed if before and num_done else 0
+        return JobMonitor(
+            self.layout,
+            self.plan.job_id,
+            self.plan.num_rows,
+            num_done,
+            num_failed,
+            yield_signal=self.yield_signal,
+        )
 
 
 @contextlib.contextmanager

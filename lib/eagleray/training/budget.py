@@ -61,7 +61,7 @@ def share_cluster(
 ) -> tuple[int, dict[str, float]]:
     """Return the number of concurrent trials, and the Ray resources of each."""
     on_gpu = uses_gpu(spec, cluster)
-    room = cluster.num_gpus if on_gpu else cluster.num_cpus
+    room = cluster.max_gpus if on_gpu else cluster.max_cpus
     concurrent = min(budget.max_concurrent or room, room, budget.num_trials)
-    cpus = max(1, min(cluster.num_cpus // concurrent, cluster.cpus_per_node))
+    cpus = max(1, min(cluster.max_cpus // concurrent, cluster.cpus_per_node))
     return concurrent, {"cpu": cpus, "gpu": 1} if on_gpu else {"cpu": cpus}

@@ -23,6 +23,7 @@ from eagleray.training.launch import run_training
 from eagleray.training.monitor import Monitor, metric_title
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
+from eagleray.training.resources import await_workers
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.run_metrics import RunMetrics
 from eagleray.training.runs import Run
@@ -94,6 +95,7 @@ def fit(
                     Fault(uri, Reason(reason), message) for uri, reason, message in event.images
                 )
 
+        await_workers(plan.spec, cluster, reporter)
         run_training(
             worker_input,
             ray_folder=run.ray_folder,

@@ -18,7 +18,7 @@ from eagleray.data.split import Split, require_complete_split
 from eagleray.inference.plan import has_bfloat16
 from eagleray.training.plan import TrainPlan, divide_again
 from eagleray.training.prepare import TrainJob
-from eagleray.training.resources import require_resources
+from eagleray.training.resources import require_resources, uses_gpu
 
 __all__ = ["inspect_data", "is_inspection_cached", "keep_duplicates_together"]
 
@@ -69,7 +69,7 @@ def inspect_data(
         InputError: If too many images fail, or the cluster is too small for the workers.
     """
     require_resources(job.spec, cluster)
-    on_cpu = job.spec.device == "cpu" or not cluster.num_gpus
+    on_cpu = not uses_gpu(job.spec, cluster)
     if job.spec.precision == "bfloat16" and on_cpu and not has_bfloat16("cpu"):
         reporter.warn(
             "This machine's CPUs have no bfloat16, so training in it takes about ten times as long "

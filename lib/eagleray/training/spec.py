@@ -22,7 +22,8 @@ from pydantic import Field, field_validator, model_validator
 
 from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
-from eagleray.core.spec import Texts, panel_of, spec_field, worker_range
+from eagleray.core.spec import Names, Texts, panel_of, spec_field, worker_range
+from eagleray.core.types import DeviceChoice
 from eagleray.io.spec_fields import S3_PANEL, S3Fields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
@@ -59,7 +60,9 @@ class UnfreezeStep:
 class TrainSpec(S3Fields):
     """A training run; each field is described beside it."""
 
-    data: str = spec_field(..., DATA, "Folder with one subfolder per class, or a table of images.")
+    data: str = spec_field(
+        ..., DATA, "Folder with one subfolder per class, or a table of images.", names=Names.INPUT
+    )
     task: TaskName = spec_field(
         "multiclass",
         DATA,
@@ -81,9 +84,11 @@ class TrainSpec(S3Fields):
     keep_duplicates_together: bool = spec_field(
         False, DATA, "Keep duplicates, exact or near, in one split."
     )
-    test_data: str | None = spec_field(None, DATA, "Separate test set, in the form of the data.")
+    test_data: str | None = spec_field(
+        None, DATA, "Separate test set, in the form of the data.", names=Names.INPUT
+    )
     split_file: str | None = spec_field(
-        None, DATA, "Existing split file to use instead of a new split."
+        None, DATA, "Existing split file to use instead of a new split.", names=Names.INPUT
     )
     validation_fraction: SplitFraction = spec_field(
         0.1, DATA, "Fraction of the data for validation, which selects the best epoch."
@@ -102,10 +107,14 @@ class TrainSpec(S3Fields):
         MODEL,
         "See `eagleray models architectures`, or an import path; default: resnet18, or the "
         "parent's.",
+        names=Names.CODE,
     )
     pretrained: bool = spec_field(False, MODEL, "Start from published weights.")
     parent: str | None = spec_field(
-        None, MODEL, "Model to start from: its architecture, contract and weights, with a new head."
+        None,
+        MODEL,
+        "Model to start from: its architecture, contract and weights, with a new head.",
+        names=Names.MODEL,
     )
     prune: float = spec_field(
         0.0,
@@ -153,6 +162,7 @@ class TrainSpec(S3Fields):
         OPTIMISATION,
         "Loss function: cross_entropy, bce, focal, mse, huber, l1, or an import path; auto: the "
         "task's default.",
+        names=Names.CODE,
     )
     focal_gamma: float = spec_field(2.0, OPTIMISATION, "Gamma of the focal loss.", ge=0)
     huber_delta: float = spec_field(
@@ -166,6 +176,7 @@ class TrainSpec(S3Fields):
         None,
         OPTIMISATION,
         "Registered version to learn from beside the labels, as NAME@ALIAS or NAME/VERSION.",
+        names=Names.MODEL,
     )
     teacher_weight: Fraction = spec_field(
         TEACHER_WEIGHT, OPTIMISATION, "Weight of the teacher's predictions; labels have the rest."
@@ -224,7 +235,10 @@ class TrainSpec(S3Fields):
     )
     random_erasing: Fraction = spec_field(0.0, AUGMENTATION, "Probability of random erasing.")
     transform: str | None = spec_field(
-        None, AUGMENTATION, "Import path of a transform of your own, such as my_transforms:augment."
+        None,
+        AUGMENTATION,
+        "Import path of a transform of your own, such as my_transforms:augment.",
+        names=Names.CODE,
     )
     mixup: float = spec_field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
     cutmix: float = spec_field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)
@@ -232,7 +246,7 @@ class TrainSpec(S3Fields):
     workers: int | str = spec_field(
         1, RUN, "Number of worker processes; an elastic range is written 2..8."
     )
-    device: Literal["auto", "cpu", "gpu"] = spec_field("auto", RUN, "Device to train on.")
+    device: DeviceChoice = spec_field("auto", RUN, "Device to train on.")
     strategy: Literal["ddp", "fsdp"] = spec_field(
         "ddp", RUN, "Distributed strategy; fsdp shards weights and optimizer state."
     )

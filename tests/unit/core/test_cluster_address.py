@@ -8,6 +8,7 @@ from eagleray.core.cluster_address import (
     job_server_url,
     require_cluster_address,
     require_node_address,
+    service_url,
 )
 from eagleray.core.errors import InputError
 
@@ -26,6 +27,23 @@ from eagleray.core.errors import InputError
 )
 def test_each_form_has_its_door(address: str, url: str | None) -> None:
     assert job_server_url(address) == url
+    assert service_url(address) is None
+    require_cluster_address(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("https://images.example.com", "https://images.example.com"),
+        ("https://images.example.com:8443/gate/", "https://images.example.com:8443/gate"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://localhost:8000/", "http://localhost:8000"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_a_service_has_a_door_of_its_own(address: str, url: str) -> None:
+    assert service_url(address) == url
+    assert job_server_url(address) is None
     require_cluster_address(address)
 
 
@@ -33,13 +51,17 @@ def test_each_form_has_its_door(address: str, url: str | None) -> None:
     ("address", "fault"),
     [
         ("ray://head:10001", "Ray Client does not carry Ray Data"),
-        ("http://head:8265", "the scheme does not say what answers there"),
-        ("https://head", "the scheme does not say what answers there"),
+        ("http://head:8265", "would send the application's key over the network"),
+        ("http://a.localhost:8000", "would send the application's key over the network"),
+        ("http://0.0.0.0:8000", "would send the application's key over the network"),
+        ("https://", "is not the address of a service"),
+        ("https://me:secret@images", "more than a host, a port and a path"),
+        ("https://images?key=secret", "more than a host, a port and a path"),
         ("grpc://head", "there is no scheme grpc"),
         ("ray-jobs+ftp://head", "is not the address of a job server"),
         ("ray-jobs+https://", "is not the address of a job server"),
         ("ray-jobs+https://head:99999", "is not the address of a job server"),
-        ("ray-jobs+https://me:secret@head", "holds more than a host and a port"),
+        ("ray-jobs+https://me:secret@head", "more than a host, a port and a path"),
         ("ray-jobs+https://head/jobs", "holds more than a host and a port"),
         ("ray-jobs+http://10.0.0.7:8265", "would send the cluster's token over the network"),
     ],
@@ -49,12 +71,14 @@ def test_everything_else_is_refused_in_a_sentence(address: str, fault: str) -> N
         require_cluster_address(address)
     assert fault in str(caught.value)
     assert str(caught.value).endswith(".")
+    assert "secret" not in str(caught.value)
 
 
-def test_a_process_joins_no_job_server() -> None:
+@pytest.mark.parametrize("address", ["ray-jobs+https://head", "https://images.example.com"])
+def test_a_process_joins_what_a_node_reaches(address: str) -> None:
     require_node_address("head:6379")
     with pytest.raises(InputError, match=r"takes commands and no processes; run `eagleray"):
-        require_node_address("ray-jobs+https://head")
+        require_node_address(address)
 
 
 def test_plain_http_is_refused_with_the_tunnel_that_helps() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from eagleray.core.environment import is_loopback_address
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.serving.admission import (
@@ -18,7 +19,6 @@ from eagleray.serving.admission import (
     Quotas,
     authenticate,
     determine_access,
-    is_loopback,
 )
 from eagleray.serving.applications import Applications, key_digest
 from eagleray.serving.problems import FullError, NotAllowedError
@@ -207,6 +207,6 @@ def test_access_is_determined_once_for_all_replicas(
 
 
 def test_an_ipv4_mapped_address_counts_as_the_ipv4_address() -> None:
-    assert is_loopback("::ffff:127.0.0.1")
-    assert not is_loopback("::ffff:192.0.2.1")
-    assert not is_loopback("127.0.0.1.example.com")
+    assert is_loopback_address("::ffff:127.0.0.1")
+    assert not is_loopback_address("::ffff:192.0.2.1")
+    assert not is_loopback_address("127.0.0.1.example.com")

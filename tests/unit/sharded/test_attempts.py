@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from eagleray.core.errors import InputError, JobFailedError
-from eagleray.sharded.attempts import run_until_done
+from eagleray.sharded.attempts import Shards, run_until_done
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Runs:
         self._runs = iter(runs)
         self.given: list[list[int]] = []
 
-    def __call__(self, shards: list[int]) -> Iterator[Finished]:
-        self.given.append(shards)
+    def __call__(self, shards: Shards) -> Iterator[Finished]:
+        self.given.append(shards.tolist())
         finished, error = next(self._runs)
         for shard in shards:
             if shard in finished:

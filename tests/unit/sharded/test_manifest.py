@@ -63,7 +63,7 @@ def test_a_file_holds_sixty_four_shards_and_a_row_group_is_one(
 ) -> None:
     rows = rows_for_shards(num_shards)
     reader = write(tmp_path, listing(rows))
-    files = sorted(path.name for path in tmp_path.iterdir())
+    files = sorted(path.name for path in tmp_path.glob("part-*"))
     assert files == [f"part-{number:05d}.parquet" for number in range(-(-num_shards // 64))]
     groups = [pq.ParquetFile(tmp_path / name).num_row_groups for name in files]
     assert sum(groups) == num_shards
@@ -72,6 +72,15 @@ def test_a_file_holds_sixty_four_shards_and_a_row_group_is_one(
     assert last.column("row").to_pylist()[-1] == rows - 1
     assert sum(reader.shard_sizes()) == rows
     assert len(list(reader.shard_sizes())) == num_shards
+
+
+def test_the_sizes_of_shards_of_a_manifest_of_the_version_before_are_read_from_its_files(
+    tmp_path: Path,
+) -> None:
+    reader = write(tmp_path, listing(rows_for_shards(70)))
+    sizes = reader.shard_sizes().tolist()
+    (tmp_path / "sizes.parquet").unlink()
+    assert reader.shard_sizes().tolist() == sizes
 
 
 def test_one_row_is_one_shard(tmp_path: Path) -> None:

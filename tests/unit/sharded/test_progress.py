@@ -17,6 +17,7 @@ import pytest
 from eagleray.batch.shard_summary import ShardSummary
 from eagleray.core.errors import InputError
 from eagleray.core.job_state import JobState
+from eagleray.core.yielding import PERSON, QUEUE, YieldSignal
 from eagleray.io import storage
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.progress import JobMonitor, Progress, read_progress
@@ -122,6 +123,19 @@ def test_a_job_hears_that_it_is_cancelled(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
     assert watched.cancelled
     assert threading.active_count() == threads_before
+
+
+def test_a_job_hears_that_it_is_paused_and_resumed(tmp_path: Path) -> None:
+    asked = YieldSignal()
+    asked.request(QUEUE)
+    pause = OutputLayout(str(tmp_path)).pause
+    with monitor(tmp_path, seconds=0.01, yield_signal=asked).watching():
+        for put, wanted in ((True, f"{QUEUE}, and {PERSON}"), (False, QUEUE)):
+            storage.put_atomic(pause, b"") if put else storage.delete(pause)
+            deadline = time.monotonic() + 20
+            while asked.reason != wanted:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
 
 
 @pytest.mark.usefixtures("_interruptible")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,9 @@ import pytest
 from eagleray.batch.shard_summary import ShardSummary, decode_shard
 from eagleray.core.errors import JobFailedError
 from eagleray.core.job_state import JobState
+from eagleray.core.yielding import PERSON, QUEUE, Turn, YieldSignal
 from eagleray.io import storage
+from eagleray.sharded.attempts import Shards
 from eagleray.sharded.failure_limit import FailureLimit
 from eagleray.sharded.progress import Progress, read_progress
 from eagleray.sharded.run import JobRun
@@ -25,9 +27,11 @@ class Work:
         self._made = made
         self.given: list[int] = []
 
-    def __call__(self, pending: list[int]) -> Iterator[ShardSummary]:
-        self.given += pending
-        for shard in pending:
+    def __call__(self, pending: Shards, turn: Turn) -> Iterator[ShardSummary]:
+        self.given += pending.tolist()
+        for shard in pending.tolist():
+            if turn.over:
+                return
             self._made.put_shards([shard])
             yield decode_shard(storage.read_bytes(self._made.layout.shard(shard)))[1]
 
@@ -56,6 +60,77 @@ def test_a_run_does_what_is_left_and_counts_all(tmp_path: Path) -> None:
     assert (shown.state, shown.num_done, shown.num_failed) == (JobState.SUCCEEDED, 40, 2)
 
 
+class AtEachTurn(RecordingReporter):
+    """Does something whenever the job says that it waits for its turn."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        super().__init__()
+        self._then = then
+
+    def line(self, text: str) -> None:
+        super().line(text)
+        if "waits for its turn" in text:
+            self._then()
+
+
+def test_a_run_that_is_asked_to_yield_waits_and_does_each_shard_once(tmp_path: Path) -> None:
+    made, signal = output(tmp_path, rows=40, shards=[]), YieldSignal()
+    seen: list[Progress] = []
+
+    def let_it_go_on() -> None:
+        seen.append(progress_of(made))
+        signal.clear()
+
+    reporter = AtEachTurn(let_it_go_on)
+    run = JobRun(made.layout, made.plan, FailureLimit.parse("1"), reporter, signal)
+    work = Work(made)
+    done = []
+    with run.monitored() as monitor:
+        for shard in run.finish_shards("Working", work, monitor):
+            done.append(shard.shard)
+            if shard.shard != 1:
+                signal.request()
+    assert done == [0, 1, 2]
+    assert work.given == [0, 1, 2, 1, 2]  # the rest is given again, and nothing of it was begun
+    assert [one.state for one in seen] == [JobState.YIELDED]
+    assert not seen[0].state.has_ended
+    assert QUEUE in seen[0].message
+    assert "16 of 40 images are done" in seen[0].message
+    assert reporter.lines[-1] == "The job goes on."
+    assert progress_of(made).state == JobState.SUCCEEDED
+
+
+def test_a_run_that_yields_can_be_cancelled(tmp_path: Path) -> None:
+    made, signal = output(tmp_path, rows=40, shards=[]), YieldSignal()
+    run = JobRun(made.layout, made.plan, FailureLimit.parse("1"), RecordingReporter(), signal)
+    signal.request(PERSON)
+
+    def cancelled() -> None:
+        with run.monitored() as monitor:
+            monitor.cancelled = True
+            list(run.finish_shards("Working", Work(made), monitor))
+
+    with pytest.raises(JobFailedError, match="was cancelled after 0 images"):
+        cancelled()
+    assert progress_of(made).state == JobState.CANCELLED
+
+
+def test_a_run_that_yields_to_another_run_of_its_job_ends_with_it(tmp_path: Path) -> None:
+    made, signal = output(tmp_path, rows=40, shards=[]), YieldSignal()
+
+    def other_run_commits() -> None:
+        made.put_shards()
+        made.commit()
+        signal.clear()
+
+    reporter = AtEachTurn(other_run_commits)
+    run = JobRun(made.layout, made.plan, FailureLimit.parse("1"), reporter, signal)
+    with run.monitored() as monitor:
+        for _ in run.finish_shards("Working", work := Work(made), monitor):
+            signal.request()
+    assert work.given == [0, 1, 2]
+
+
 def test_a_run_that_is_cancelled_keeps_what_is_done(tmp_path: Path) -> None:
     made = output(tmp_path, rows=40, shards=[])
     run, _ = run_of(made)
@@ -69,7 +144,7 @@ def test_a_run_that_is_cancelled_keeps_what_is_done(tmp_path: Path) -> None:
     with pytest.raises(JobFailedError, match="was cancelled after 16 images"):
         cancelled()
     assert progress_of(made).state == JobState.CANCELLED
-    assert made.layout.finished_shards() == {0}
+    assert set(made.layout.finished_shards()) == {0}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +187,7 @@ def test_a_run_whose_shards_were_removed_by_the_winner_ends_quietly(tmp_path: Pa
     made = output(tmp_path, rows=40, shards=[])
     run, _ = run_of(made)
 
-    def work(pending: list[int]) -> Iterator[ShardSummary]:
+    def work(pending: Shards, turn: Turn) -> Iterator[ShardSummary]:
         made.put_shards()
         made.commit()
         yield from ()
@@ -127,7 +202,7 @@ def test_a_file_that_is_missing_without_a_commit_fails_a_run(tmp_path: Path) -> 
     made = output(tmp_path, rows=40, shards=[])
     run, _ = run_of(made)
 
-    def work(pending: list[int]) -> Iterator[ShardSummary]:
+    def work(pending: Shards, turn: Turn) -> Iterator[ShardSummary]:
         yield from ()
         raise FileNotFoundError("the manifest")
 

@@ -1,0 +1,89 @@
+"""Asks a running job to give its workers to others for a while."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import time
+from collections.abc import Callable
+
+__all__ = ["PERSON", "QUEUE", "Turn", "YieldSignal", "process_signal", "yield_on_signals"]
+
+QUEUE = "a job that goes first waits for them"
+"""Reason of a queue of jobs."""
+PERSON = "`eagleray jobs pause` was called"
+"""Reason of a person; a queue that has room does not undo it."""
+
+_POLL_SECONDS = 0.2
+
+
+class YieldSignal:
+    """Whether a job is asked to yield its workers.
+
+    A request is withdrawn by its reason, so that those who ask do not undo each other's requests.
+    Any thread and any signal handler may call the methods: they take no lock.
+    """
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, None] = {}  # its methods are atomic, those of a set with |= not
+
+    def request(self, reason: str = QUEUE) -> None:
+        """Ask the job to yield.
+
+        Args:
+            reason: Why it is needed, as the end of a sentence.
+        """
+        self._reasons[reason] = None
+
+    def clear(self, reason: str = QUEUE) -> None:
+        """Withdraw the request that was made for this reason, if there is one."""
+        self._reasons.pop(reason, None)
+
+    @property
+    def requested(self) -> bool:
+        """Whether anybody asks the job to yield."""
+        return bool(self._reasons)
+
+    @property
+    def reason(self) -> str:
+        """The reasons of all requests, as the end of a sentence."""
+        return ", and ".join(list(self._reasons))
+
+    def wait(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Wait until nobody asks the job to yield, or the wait is given up."""
+        while self.requested and not given_up():
+            time.sleep(_POLL_SECONDS)
+
+
+class Turn:
+    """The time in which a job may begin work: it is over at the first request to yield.
+
+    Args:
+        yield_signal: Where requests arrive.
+    """
+
+    def __init__(self, yield_signal: YieldSignal) -> None:
+        self._signal = yield_signal
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the turn is over; it stays so when the request is withdrawn."""
+        self._over = self._over or self._signal.requested
+        return self._over
+
+
+@functools.cache
+def process_signal() -> YieldSignal:
+    """Return the signal of the job that this process runs."""
+    return YieldSignal()
+
+
+def yield_on_signals() -> None:
+    """Have SIGUSR1 ask this process's job to yield, and SIGUSR2 withdraw the request.
+
+    A job that cannot yield goes on; without this either signal would end its process.
+    """
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda *_: process_signal().request())
+        signal.signal(signal.SIGUSR2, lambda *_: process_signal().clear())

@@ -1,0 +1,302 @@
+"""Runs a submitted job on the cluster; the job server starts this process there.
+
+It claims the job's record, waits for its turn in the queue, and runs the command. Meanwhile it
+renews the job's lease, keeps what the command prints, and passes requests on to it: to end, or to
+make room for another job. If another attempt has taken the job, it ends its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import FrameType
+from typing import Any, Final
+
+from eagleray.core.display import escape_text
+from eagleray.core.errors import EaglerayError, ExitCode, OutageError, UserError
+from eagleray.core.job_state import JobState
+from eagleray.core.settings import Settings, read_settings
+from eagleray.database.store import OpenDatabase, open_database
+from eagleray.database.tables import JobRow
+from eagleray.scheduling.assignment import HANDED_OVER, VARIABLE, Assignment
+from eagleray.scheduling.command import JobCommand
+from eagleray.scheduling.logs import OUTPUT_MARK, LogWriter
+from eagleray.scheduling.records import JobRecords, Report, new_job
+
+__all__ = ["main"]
+
+_SPEC_VARIABLE: Final = "EAGLERAY_JOB_SPEC"
+_SECONDS_BETWEEN_TURNS: Final = 2.0
+
+
+def main() -> int:
+    """Run the assigned job, and return the exit code of its command."""
+    # Ray blocks interrupts in all its processes; the command is to heed them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    assignment = Assignment.parse(os.environ.pop(VARIABLE, ""))
+    if assignment is None:
+        raise UserError(f"{VARIABLE} holds no submission; `eagleray predict --cluster …` sets it.")
+    settings = read_settings()
+    database = open_database(settings)
+    records = JobRecords(database, settings)
+    _add_record(records, assignment)
+    row = records.claim(assignment.job, assignment.submission)
+    if row is None:
+        _say(f"Job {assignment.job} has ended, or belongs to another submission.")
+        return HANDED_OVER
+    attempt = _Attempt(records, settings, row, ray_address=assignment.ray_address)
+    signal.signal(signal.SIGTERM, attempt.stop)
+    signal.signal(signal.SIGINT, attempt.stop)
+    try:
+        _require_same(assignment, database)
+    except UserError as error:
+        records.end(row.id, row.epoch, JobState.FAILED, exit_code=2, message=str(error))
+        raise
+    return attempt.run()
+
+
+def _add_record(records: JobRecords, assignment: Assignment) -> None:
+    """Add the record of a job, or have it follow the submitter, who did not reach the database.
+
+    Raises:
+        InputError: If another attempt of the job runs.
+    """
+    if not assignment.record:
+        return
+    ours = {"id": assignment.job, "submission": assignment.submission}
+    row = records.add(new_job(**assignment.record, **ours))
+    if assignment.after and row.submission == assignment.after:
+        records.submit_again(row, submission=assignment.submission)
+
+
+def _require_same(assignment: Assignment, database: OpenDatabase) -> None:
+    """Refuse a submitter that has another version or another database.
+
+    Raises:
+        UserError: If it has.
+    """
+    ours = Assignment(job="", submission="").version
+    if assignment.version != ours:
+        raise UserError(
+            f"The cluster has Eagleray {ours} and the submitter {assignment.version}; install the "
+            "cluster's version."
+        )
+    if assignment.database and assignment.database != database.read_identity():
+        raise UserError(
+            "EAGLERAY_DATABASE_URL names another database on the cluster than on the submitter's "
+            "machine; set the same one, or none on the submitter's."
+        )
+
+
+class _Attempt:
+    """One attempt of a job, from its claim to its end."""
+
+    def __init__(
+        self, records: JobRecords, settings: Settings, row: JobRow, *, ray_address: str
+    ) -> None:
+        self._records, self._settings, self._row = records, settings, row
+        # Ray may have put the address of its job server here, and its own is another one.
+        self._ray_address = ray_address or os.environ.get("RAY_ADDRESS", "auto")
+        self._stopped = False
+        self._command: JobCommand | None = None
+
+    def stop(self, _: int, __: FrameType | None) -> None:
+        """End the command: the job server was asked to stop the job."""
+        self._stopped = True
+        if self._command is not None:
+            self._command.terminate()
+
+    def run(self) -> int:
+        """Wait for the job's turn, run its command, and store how it ends."""
+        if (code := self._wait_for_turn()) is not None:
+            return code
+        log = LogWriter(self._row.logs, self._row.epoch, s3=self._row.s3)
+
+        def on_line(line: str, is_output: bool) -> None:
+            log.add(line, is_output=is_output)
+            stream = sys.stdout if is_output else sys.stderr
+            stream.write(f"{OUTPUT_MARK}{line}" if is_output else line)
+            stream.flush()
+
+        command = JobCommand(_words(self._row), self._environment(), on_line=on_line)
+        self._command = command
+        if self._stopped:
+            command.terminate()
+        interrupted = _Watch(self._records, self._settings, self._row, command).run()
+        self._stopped = self._stopped or interrupted
+        code = command.wait()
+        log.close()
+        if log.fault:
+            _say(f"The log could not be kept in {self._row.logs} ({log.fault}).")
+        return self._store_end(command, code)
+
+    def _wait_for_turn(self) -> int | None:
+        """Wait until the job is admitted; return an exit code if it never is."""
+        job, position = self._row.id, 0
+        while not self._stopped:
+            try:
+                turn = self._records.wait_for_turn(job, self._row.epoch)
+            except OutageError as error:
+                _say(f"The queue cannot be read now: {error}")
+                time.sleep(_SECONDS_BETWEEN_TURNS)
+                continue
+            if turn is None:
+                _say(f"Job {job} was cancelled, or belongs to another submission.")
+                return ExitCode.INTERRUPTED
+            if turn.admitted:
+                return None
+            if turn.parked:
+                _say(
+                    f"Job {job} waits in the database as number {turn.position}; `eagleray "
+                    "supervise` submits it again when its turn comes near."
+                )
+                return HANDED_OVER
+            if turn.position != position:
+                position = turn.position
+                _say(f"Job {job} waits for its turn; it is number {position} in the queue.")
+            time.sleep(_SECONDS_BETWEEN_TURNS)
+        self._records.end(job, self._row.epoch, JobState.CANCELLED)
+        return ExitCode.INTERRUPTED
+
+    def _environment(self) -> dict[str, str]:
+        environment = {**os.environ, "EAGLERAY_RAY_ADDRESS": self._ray_address}
+        environment["EAGLERAY_LOG_FORMAT"] = "text"  # the submitter's terminal shows it
+        if self._row.spec is not None:
+            environment[_SPEC_VARIABLE] = json.dumps(self._row.spec)
+        return environment
+
+    def _store_end(self, command: JobCommand, code: int) -> int:
+        job, epoch = self._row.id, self._row.epoch
+        state, message = JobState.FAILED, command.message
+        if code == ExitCode.OK:
+            state, message = JobState.SUCCEEDED, ""
+        elif self._stopped:
+            state, message = JobState.CANCELLED, f"`eagleray jobs retry {job}` resumes it."
+        elif code < 0:
+            state = JobState.LOST
+            message = (
+                f"Its process was ended by {signal.Signals(-code).name}; the node may have had too "
+                "little memory."
+            )
+        try:
+            if not self._records.end(job, epoch, state, exit_code=code, message=message):
+                _say(f"Job {job} was cancelled, or another attempt has taken it.")
+        except OutageError as error:
+            _say(f"The end of job {job} ({state}) could not be stored: {error}")
+        return code if code >= 0 else 128 - code
+
+
+class _Watch:
+    """Renews the lease of a job while its command runs, and passes messages both ways."""
+
+    def __init__(
+        self, records: JobRecords, settings: Settings, row: JobRow, command: JobCommand
+    ) -> None:
+        self._records, self._command, self._row = records, command, row
+        self._seconds = settings.heartbeat_seconds
+        self._report = Report()
+        self._cores, self._gpus, self._counted = 1.0, 0.0, time.monotonic()
+        self._asked = self._has_room = self._waits = False
+
+    def run(self) -> bool:
+        """Watch the command until it ends; return whether it was interrupted."""
+        next_beat = time.monotonic()
+        while self._command.exit_code is None:
+            if time.monotonic() >= next_beat:
+                try:
+                    goes_on = self._beat()
+                except OutageError as error:
+                    _say(f"The record of job {self._row.id} cannot be renewed now: {error}")
+                    goes_on = True
+                if not goes_on:
+                    self._command.interrupt()
+                    return True
+                pause = _SECONDS_BETWEEN_TURNS if self._waits else self._seconds
+                next_beat = time.monotonic() + min(pause, self._seconds)
+            if self._take(self._command.next_message(next_beat - time.monotonic())):
+                next_beat = time.monotonic()
+        return False
+
+    def _take(self, message: Mapping[str, Any]) -> bool:
+        """Take in a message of the command; return whether the record should have it at once."""
+        self._count()
+        if "stage" in message:
+            self._report = replace(
+                self._report,
+                stage=str(message["stage"]),
+                num_done=int(message["done"]),
+                num_failed=int(message["failed"]),
+                num_total=int(message["total"]),
+            )
+        if "cores" in message:
+            self._cores, self._gpus = float(message["cores"]), float(message["gpus"])
+        if "resumed_by" in message:
+            self._report = replace(self._report, resumed_by=tuple(message["resumed_by"]))
+        if "can_yield" in message:
+            self._report = replace(self._report, can_yield=bool(message["can_yield"]))
+        if "yielded" in message:
+            self._has_room = True
+        return bool(message.keys() & {"can_yield", "yielded", "resumed_by"})
+
+    def _count(self) -> None:
+        """Add what the workers have held since the last count."""
+        now = time.monotonic()
+        if not self._waits and not self._has_room:
+            seconds = now - self._counted
+            self._report = replace(
+                self._report,
+                core_seconds=self._report.core_seconds + seconds * self._cores,
+                gpu_seconds=self._report.gpu_seconds + seconds * self._gpus,
+            )
+        self._counted = now
+
+    def _beat(self) -> bool:
+        """Renew the lease; return whether the command goes on."""
+        job, epoch = self._row.id, self._row.epoch
+        if self._has_room:
+            if not self._records.make_room(job, epoch, self._report):
+                return False
+            self._has_room, self._waits = False, True
+        if self._waits:
+            turn = self._records.wait_for_turn(job, epoch)
+            if turn is None or not turn.admitted:
+                return turn is not None
+            self._waits = self._asked = False
+            self._counted = time.monotonic()
+            self._command.request("resume")
+        self._count()
+        orders = self._records.beat(job, epoch, self._report)
+        self._report = replace(self._report, core_seconds=0.0, gpu_seconds=0.0)
+        if orders is None or orders.cancel:
+            return False
+        if orders.yields != self._asked:
+            self._asked = orders.yields
+            self._command.request("yield" if orders.yields else "resume")
+        return True
+
+
+def _words(row: JobRow) -> list[str]:
+    """Return the words of a job's command: its specification, or what resumes it."""
+    if row.spec is None:
+        return [row.program, *row.words]
+    given = row.words or ["--spec", f"env:{_SPEC_VARIABLE}"]
+    return [row.program, "--json", *given]
+
+
+def _say(text: str) -> None:
+    """Print a sentence in the log that the job server keeps."""
+    sys.stderr.write(f"{escape_text(text)}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except EaglerayError as error:
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
