@@ -6,13 +6,20 @@ space, travel in it; images and tables have to be in storage that the service re
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Final
 
-from eagleray.client import Client
+from eagleray.client import Client, RequestRefusedError
+from eagleray.client.jobs import Job
 from eagleray.clusters.profiles import ClusterProfile
+from eagleray.clusters.remote_jobs import LogText, RemoteCommand, RemoteJob
+from eagleray.clusters.uploads import copy_command, is_local, require_remote_outputs
 from eagleray.core.display import escape_text
-from eagleray.core.errors import UserError
+from eagleray.core.errors import EaglerayError, InputError, OutageError, UnknownNameError, UserError
+from eagleray.core.spec import Names, Spec
+from eagleray.io.yaml_fields import read_fields
 
 __all__ = ["ServiceJobs"]
 

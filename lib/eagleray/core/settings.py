@@ -139,7 +139,7 @@ class Settings(BaseSettings):
 
     log_format: Literal["text", "json"] = Field(
         default="text",
-        description="`json` writes what jobs, service and gateway report to standard error as JSON "
+        description="`json` writes what jobs and servers report to standard error as JSON "
         "objects, one a line, unless it is a terminal.",
     )
     otlp_endpoint: str | None = Field(
