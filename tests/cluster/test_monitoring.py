@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import s3fs
 import yaml
 from PIL import Image
 
@@ -172,19 +173,22 @@ def _run_jobs(folder: Path, head: Head) -> None:
         pixels = generator.integers(0, 256, (200, 200, 3), np.uint8)
         Image.fromarray(pixels).save(place / f"{number}.png")
     training = ["--name", "noise", "--architecture", "lenet5", "--epochs", "3", "--workers", "1"]
-    _eagleray(folder, "cluster", "add", "here", head.address, "--token-file", str(head.token_file))
-    _eagleray(folder, "train", str(photos), *training, "--cluster", "here")
+    s3fs.S3FileSystem(
+        key="test", secret="test", endpoint_url=head.storage["AWS_ENDPOINT_URL"]
+    ).makedirs("monitored", exist_ok=True)
+    token = ["--token-file", str(head.token_file)]
+    _eagleray(folder, head, "cluster", "add", "here", head.address, *token)
+    _eagleray(folder, head, "train", str(photos), *training, "--cluster", "here")
     (photos / "broken.png").write_bytes(b"no image")
-    model = ["--model", "random:lenet5", "--engine", "eager"]
-    output = ["--output", str(folder / "results")]
-    _eagleray(folder, "predict", str(photos), *model, *output, "--cluster", "here")
+    words = ["--model", "random:lenet5", "--engine", "eager", "--output", "s3://monitored/results"]
+    _eagleray(folder, head, "predict", str(photos), *words, "--cluster", "here")
 
 
-def _eagleray(folder: Path, *words: str) -> None:
+def _eagleray(folder: Path, head: Head, *words: str) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     said = subprocess.run(
         [*EAGLERAY, *words],
-        env={**kept, "EAGLERAY_HOME": str(folder / "operator"), "NO_COLOR": "1"},
+        env={**kept, **head.storage, "EAGLERAY_HOME": str(folder / "operator"), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         check=False,
