@@ -131,8 +131,7 @@ def observed(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
             token=head.token_file.read_text(),
         ) as prometheus,
     ):
-        every = {"eagleray-service", "eagleray-gateway", "ray"}
-        until(lambda: prometheus.targets() == {name: {"up"} for name in every})
+        prometheus.wait_until_scraped("eagleray-service", "eagleray-gateway", "ray")
         headers = {"Authorization": f"Bearer {key}"}
         with httpx.Client(base_url=service.url, headers=headers) as caller:
             _call(caller)

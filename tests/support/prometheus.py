@@ -64,12 +64,19 @@ class Prometheus:
         ]
         return any(value == value for value in values)  # NaN is none
 
-    def targets(self) -> dict[str, set[str]]:
-        """Return the health of the targets of each scrape configuration."""
+    def wait_until_scraped(self, *jobs: str, seconds: float = 60) -> None:
+        """Wait until all targets of these scrape configurations, and one of each, respond."""
+        deadline = time.monotonic() + seconds
+        while (found := self._targets()) != dict.fromkeys(jobs, {"up "}):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
+
+    def _targets(self) -> dict[str, set[str]]:
         active = httpx.get(f"{self.url}/api/v1/targets").json()["data"]["activeTargets"]
         found: dict[str, set[str]] = {}
         for target in active:
-            found.setdefault(target["labels"]["job"], set()).add(target["health"])
+            state = f"{target['health']} {target['lastError']}"
+            found.setdefault(target["labels"]["job"], set()).add(state)
         return found
 
 
