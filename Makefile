@@ -10,7 +10,7 @@ DATA ?=
 MODEL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable test-cluster cluster-tools wheel lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-many-models bench-many-shards bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable test-cluster cluster-tools wheel lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-beside-batch bench-many-models bench-many-shards bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -117,6 +117,9 @@ bench-overload: setup  ## Send the service ten times the load it can serve: PHOT
 
 bench-closed-loop: setup  ## Query the service with 1 to 64 callers in a closed loop: PHOTOS=folder.
 	$(BIN)/python -m tests.bench.closed_loop --photos $(PHOTOS)
+
+bench-beside-batch: setup  ## Query the service beside a batch job on the same cluster: PHOTOS=folder.
+	$(BIN)/python -m tests.bench.beside_batch --photos $(PHOTOS)
 
 bench-many-models: setup  ## Query 20 models of 12 versions from 10 applications; count wrong versions.
 	$(BIN)/python -m tests.bench.many_models

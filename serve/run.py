@@ -109,9 +109,9 @@ def main(
             )
         )
         deployment.prepare_environment(settings)
-        slots = parsed.max_concurrent_batches if parsed.batch_outputs else 0
+        takes_jobs = bool(parsed.batch_outputs)
         stack.enter_context(
-            job_session(settings, address=cluster, verbose=verbose, max_concurrent_batches=slots)
+            job_session(settings, address=cluster, verbose=verbose, with_job_server=takes_jobs)
         )
         if is_embedded:
             stack.enter_context(events.watching_ray())

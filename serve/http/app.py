@@ -23,13 +23,16 @@ from eagleray.serve.http.bodies import JsonBody
 from eagleray.serve.http.docs import docs_routes
 from eagleray.serve.http.guard import GONE, Guard, problem_response, request_id_of
 from eagleray.serve.http.health import health_routes
+from eagleray.serve.http.jobs import job_routes
 from eagleray.serve.http.models import model_routes
 from eagleray.serve.http.normalize import METHOD, NormalizeRequests
 from eagleray.serve.http.page import page_routes
 from eagleray.serve.http.predict import predict_routes
 from eagleray.serve.http.protocol import protocol_routes
 from eagleray.serve.http.schemas import SECURITY, ProblemDocument
-from eagleray.serving.batches import BatchBody, Launcher
+from eagleray.serving.batches import BatchBody
+from eagleray.serving.jobs.body import JobBody
+from eagleray.serving.jobs.launcher import Launcher
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_from_error
 from eagleray.serving.service import ImageService
 
@@ -52,7 +55,7 @@ def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
 
     Args:
         service: The service.
-        launcher: Launcher of batch jobs.
+        launcher: Launcher of jobs.
     """
     app = FastAPI(
         title="Eagleray",
@@ -68,6 +71,7 @@ def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
         app.include_router(routes(service))
     app.include_router(docs_routes())
     app.include_router(batch_routes(service, launcher))
+    app.include_router(job_routes(service, launcher))
     app.add_middleware(Guard, service=service)
     app.add_middleware(NormalizeRequests)  # the last one that is added runs first
     app.add_exception_handler(EaglerayError, _on_refusal)
@@ -101,7 +105,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         )
         components = document.setdefault("components", {})
         schemas = components.setdefault("schemas", {})
-        for body in (JsonBody, BatchBody, ProblemDocument):
+        for body in (JsonBody, BatchBody, JobBody, ProblemDocument):
             schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[body.__name__] = schema

@@ -16,7 +16,8 @@ from eagleray.serve.http.guard import CLIENT
 from eagleray.serve.http.page import page_response
 from eagleray.serve.http.parameters import ParameterError
 from eagleray.serve.http.schemas import BatchesResponse, BatchResults, refusals
-from eagleray.serving.batches import BatchBody, BatchJobs, Launcher
+from eagleray.serving.batches import BatchBody, BatchJobs
+from eagleray.serving.jobs.launcher import Launcher
 from eagleray.serving.json_body import read_json
 from eagleray.serving.responses import BatchResponse
 from eagleray.serving.service import ImageService

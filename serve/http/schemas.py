@@ -10,13 +10,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from eagleray.serving.problems import PROBLEM_TYPE
-from eagleray.serving.responses import BatchResponse, ImagePrediction
+from eagleray.serving.responses import BatchResponse, ImagePrediction, JobResponse
 
 __all__ = [
     "SECURITY",
     "BatchResults",
     "BatchesResponse",
     "InferResponse",
+    "JobsResponse",
     "LabelsResponse",
     "LiveResponse",
     "MlflowResponse",
@@ -129,13 +130,19 @@ class MlflowResponse(_Document):
     predictions: list[ImagePrediction]
 
 
-# --- batch jobs ----------------------------------------------------------------------------------
+# --- jobs ----------------------------------------------------------------------------------------
 
 
 class BatchesResponse(_Document):
     """The caller's batch jobs, newest first."""
 
     batches: list[BatchResponse]
+
+
+class JobsResponse(_Document):
+    """The caller's jobs, newest first."""
+
+    jobs: list[JobResponse]
 
 
 class _BatchFile(_Document):
@@ -230,10 +237,10 @@ class ReadyResponse(_Document):
 _REFUSALS = {
     400: "The body, or the only image in it, cannot be used.",
     401: "No key, or an invalid one.",
-    403: "A location that the service does not read from.",
+    403: "A location or a field that is not for callers, or a role that this caller lacks.",
     404: "Not found; the message has the nearest names.",
     408: "The body arrived too slowly.",
-    409: "The output belongs to another batch, or the results are not ready yet.",
+    409: "The output belongs to another job, or the job is not in a state for this.",
     413: "Too many bytes, pixels, images or values.",
     415: "A format or a content type that is not supported.",
     422: "A parameter is invalid.",

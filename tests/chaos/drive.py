@@ -48,7 +48,7 @@ class Ending:
 
 
 class _NoJournal(ShardJournal):
-    is_closed = False
+    hands_back = False
 
     def begin(self, shard: int) -> int:
         return 0

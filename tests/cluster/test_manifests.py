@@ -387,3 +387,25 @@ def test_settings_are_those_of_eagleray(overlay: str) -> None:
     assert {name.removeprefix("EAGLERAY_").lower() for name in names} <= set(Settings.model_fields)
     spec = EvaluateSpec.make(yaml.safe_load(settings["eagleray-nightly"]["evaluate.yaml"]))
     assert Path(str(spec.kpi)).name in settings["eagleray-nightly"]
+
+
+def test_jobs_know_the_nodes_that_their_cluster_may_add(overlay: str) -> None:
+    objects = rendered(overlay)
+    data = {one["metadata"]["name"]: one["data"] for one in of_kind(objects, "ConfigMap")}
+    setting = data["eagleray-settings"].get("EAGLERAY_NODE_TYPES")
+    (job,) = of_kind(objects, "RayJob")
+    spec = job["spec"]["rayClusterSpec"]
+    if not spec.get("enableInTreeAutoscaling"):
+        assert setting is None
+        return
+    groups = {}
+    for group in spec["workerGroupSpecs"]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        resources = {"CPU": int(limits["cpu"])}
+        if "nvidia.com/gpu" in limits:
+            resources["GPU"] = int(limits["nvidia.com/gpu"])
+        groups[group["groupName"]] = {
+            "resources": resources,
+            "max_workers": group["maxReplicas"],
+        }
+    assert json.loads(setting) == groups

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from eagleray.core.ray_session import Cluster
+from eagleray.core.yielding import Turn, YieldSignal
 from eagleray.sharded.attempts import ShardJournal
 from eagleray.sharded.plan import new_id
 
@@ -22,10 +25,13 @@ def begin_elsewhere(journal: ShardJournal, *shards: int) -> list[int]:
 
 def test_beginnings_are_counted_over_processes_and_runs_are_apart(cluster: Cluster) -> None:
     journal, other = ShardJournal(new_id()), ShardJournal(new_id())
-    assert begin_elsewhere(journal, 0, 1, 0) == [0, 0, 1]
-    assert begin_elsewhere(journal, 0, 1, 2, 10) == [2, 1, 0, 0]
-    assert begin_elsewhere(other, 0) == [0]
-    journal.forget()
+    with journal.kept(Turn(YieldSignal())):
+        assert begin_elsewhere(journal, 0, 1, 0) == [0, 0, 1]
+        assert begin_elsewhere(journal, 0, 1, 2, 10) == [2, 1, 0, 0]
+        assert begin_elsewhere(other, 0) == [0]
+        journal.end(1)
+        journal.end(10)
+        assert begin_elsewhere(journal, 10, 2) == [0, 1]
     assert begin_elsewhere(journal, 0) == [0]
     assert begin_elsewhere(other, 0) == [1]
 
@@ -37,5 +43,18 @@ def test_of_workers_that_begin_a_shard_together_each_hears_another_number(
 
     journal = ShardJournal(new_id())
     task = ray.remote(num_cpus=0.1)(lambda: journal.begin(7))
-    assert sorted(ray.get([task.remote() for _ in range(12)])) == list(range(12))
-    journal.forget()
+    with journal.kept(Turn(YieldSignal())):
+        assert sorted(ray.get([task.remote() for _ in range(12)])) == list(range(12))
+
+
+def test_shards_are_handed_back_when_the_turn_is_over(cluster: Cluster) -> None:
+    import ray
+
+    asked, journal = YieldSignal(), ShardJournal(new_id())
+    task = ray.remote(num_cpus=0.1)(lambda: journal.hands_back)
+    with journal.kept(Turn(asked)):
+        assert ray.get(task.remote()) is False
+        asked.request()
+        deadline = time.monotonic() + 20
+        while not ray.get(task.remote()):
+            assert time.monotonic() < deadline

@@ -28,7 +28,7 @@ class NotingWorker(ShardWorker):
 
     def __call__(self, block: pa.Table) -> pa.Table:
         done = super().__call__(block)
-        if done.num_rows:
+        if "num_ok" in done.column_names:
             note(self._notes, f"{done.column('shard')[0].as_py()}")
         return done
 
@@ -40,8 +40,8 @@ class IdleWorker(ShardWorker):
         self._journal = journal
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if self._journal.is_closed:
-            return block.slice(0, 0)
+        if self._journal.hands_back:
+            return block
         shard = block.column(SHARD_COLUMN)[0].as_py()
         self._journal.begin(shard)
         return ShardSummary(shard, 1, 0, time.time(), time.time()).as_block()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,21 +30,33 @@ class Head:
         address: Address of its job server, as `--cluster` takes it.
         token_file: File of its token.
         storage: Environment of the S3 server that it and its callers reach.
+        pid: Process ID of its first process.
     """
 
     address: str
     token_file: Path
     storage: dict[str, str]
+    pid: int
 
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """Start a head and the S3 server that it reaches; stop both and all that they started."""
-    with moto_server() as endpoint:
-        yield from _run_head(tmp_path_factory.mktemp("head"), endpoint)
+    with moto_server() as endpoint, running_head(tmp_path_factory.mktemp("head"), endpoint) as head:
+        yield head
 
 
-def _run_head(folder: Path, endpoint: str) -> Iterator[Head]:
+@contextlib.contextmanager
+def running_head(
+    folder: Path, endpoint: str, settings: Mapping[str, str] | None = None
+) -> Iterator[Head]:
+    """Start a head for the time of the block.
+
+    Args:
+        folder: An empty folder for its home, its token and its log.
+        endpoint: URL of the S3 server that it reaches.
+        settings: Further variables of its environment.
+    """
     storage = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "test",
@@ -65,6 +78,7 @@ def _run_head(folder: Path, endpoint: str) -> Iterator[Head]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "EAGLERAY_HOME": str(folder / "home"),
         "RAY_metrics_report_interval_ms": "1000",  # jobs of tests are short
+        **(settings or {}),
     }
     command = [str(programs / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--node-ip-address", "127.0.0.1", "--port", str(free_port())]
@@ -79,7 +93,7 @@ def _run_head(folder: Path, endpoint: str) -> Iterator[Head]:
     ):
         try:
             _wait_until_ready(f"http://127.0.0.1:{port}", token, process)
-            yield Head(f"ray-jobs+http://127.0.0.1:{port}", token_file, storage)
+            yield Head(f"ray-jobs+http://127.0.0.1:{port}", token_file, storage, process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ import httpx
 
 from eagleray.core.job_state import JobState
 from eagleray.registry.registry import Registry
+from eagleray.scheduling.assignment import Assignment
+from eagleray.scheduling.records import JobRecords
 from eagleray.serve.grpc import GrpcInterface
 from eagleray.serve.http import build_http
-from eagleray.serving.batches import Capacity, LaunchedJob
 from eagleray.serving.config import ServiceConfig
+from eagleray.serving.jobs.launcher import Capacity
 from eagleray.serving.service import ImageService
 from tests.support.models import golden_png, registry_in, small_package
 
@@ -30,31 +31,19 @@ Ask = Callable[["RunningApp"], Awaitable[None]]
 
 @dataclass
 class RecordingLauncher:
-    """Notes what it is to run, and says of each run what a test has it say."""
+    """Notes what it is to run; the jobs stay as their records are."""
 
-    commands: dict[str, list[str]] = field(default_factory=dict)
-    specs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    runs: dict[str, LaunchedJob] = field(default_factory=dict)
-    has: Capacity = field(default_factory=lambda: Capacity(2, 0, waits=True))
+    started: list[Assignment] = field(default_factory=list)
+    has: Capacity = field(default_factory=lambda: Capacity(2, 0))
 
     def capacity(self) -> Capacity:
         """Say what there is for jobs."""
         return self.has
 
-    def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Note a run."""
+    def submit(self, assignment: Assignment, environment: Mapping[str, str]) -> None:
+        """Note a process."""
         assert environment["EAGLERAY_HOME"]
-        self.commands[name] = list(command)
-        self.specs[name] = json.loads(environment["EAGLERAY_PREDICT_SPEC"])
-        self.runs[name] = LaunchedJob(JobState.QUEUED)
-
-    def status(self, name: str) -> LaunchedJob | None:
-        """Say where a run is."""
-        return self.runs.get(name)
-
-    def stop(self, name: str) -> None:
-        """End a run."""
-        self.runs[name] = LaunchedJob(JobState.CANCELLED)
+        self.started.append(assignment)
 
 
 class RunningApp:
@@ -105,6 +94,23 @@ def registry_with(folder: Path, *names: str, versions: int = 1) -> Registry:
         add_versions(registry, name, versions)
         registry.set_alias(name, "production", 1)
     return registry
+
+
+def records_of(registry: Registry) -> JobRecords:
+    """Return the records of jobs beside a registry."""
+    return JobRecords(registry.history.database, registry.settings)
+
+
+def run_job(registry: Registry, job: str, state: JobState, **fields: Any) -> None:
+    """Claim a job as its process does, and bring it to a state: running, or ended."""
+    records = records_of(registry)
+    epoch = records.claim(job, records.get(job).submission)
+    assert epoch is not None
+    turn = records.wait_for_turn(job, epoch)
+    assert turn is not None
+    assert turn.admitted
+    if state != JobState.RUNNING:
+        assert records.end(job, epoch, state, **fields)
 
 
 def add_versions(registry: Registry, name: str, count: int) -> None:

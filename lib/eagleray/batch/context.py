@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eagleray.core.system import set_niceness
+from eagleray.core.system import give_way, set_niceness
 from eagleray.core.types import Precision
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
@@ -30,6 +30,7 @@ class WorkerOptions:
         expected_images: Number of images that one worker will see.
         cache_folder: Folder of measurements and converted networks.
         niceness: Niceness of the program that started the job, which its workers take over.
+        gives_way: Whether what else runs on the nodes, such as the service, goes first.
     """
 
     top_k: int
@@ -43,6 +44,7 @@ class WorkerOptions:
     expected_images: int
     cache_folder: str
     niceness: int = 0
+    gives_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,11 @@ class JobContext:
         return ManifestReader(self.manifest_folder, self.num_shards)
 
     def prepare_process(self) -> None:
-        """Set up a worker's process: S3, niceness, and no threads of OpenCV's own."""
+        """Set up a worker's process: S3, priority, and no threads of OpenCV's own."""
         import cv2
 
         cv2.setNumThreads(1)
         storage.use_s3(self.s3)
         set_niceness(self.options.niceness)
+        if self.options.gives_way:
+            give_way()

@@ -95,6 +95,7 @@ class Job:
             expected_images=self.plan.num_rows // worker_pool.num_workers,
             cache_folder=str(self.settings.cache_folder),
             niceness=os.nice(0),
+            gives_way=worker_pool.is_shared,
         )
         return JobContext(
             model=self.model,

@@ -9,6 +9,7 @@ receives one line of summary for each shard.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from eagleray.core.ray_private import (
 )
 from eagleray.core.ray_session import Cluster
 from eagleray.core.types import DeviceChoice
-from eagleray.core.yielding import Turn
+from eagleray.core.yielding import Turn, YieldSignal
 from eagleray.sharded.attempts import ShardJournal, Shards, run_until_done
 from eagleray.sharded.plan import new_id
 
@@ -51,6 +52,7 @@ class WorkerPool:
         threads: Number of threads of each worker on a CPU, and of each that decodes.
         per_node: Number of processes that share a node's memory.
         uses_gpu: Whether each worker has a GPU.
+        is_shared: Whether others use the nodes too, such as the service.
         is_asked: Whether an autoscaler adds the nodes that the workers need.
     """
 
@@ -61,6 +63,7 @@ class WorkerPool:
     threads: int
     per_node: int
     uses_gpu: bool
+    is_shared: bool = False
     is_asked: bool = False
 
     @property
@@ -132,6 +135,7 @@ class WorkerPool:
             threads=1,
             per_node=max(1, -(-max(num_processes, num_decoders if split else 0) // num_nodes)),
             uses_gpu=uses_gpu,
+            is_shared=not cluster.embedded,
             is_asked=cluster.limits is not None,
         )
 
@@ -203,30 +207,33 @@ def run_shards(
     """
     import ray
 
-    journal = ShardJournal(new_id())
+    journal, turn = ShardJournal(new_id()), turn or Turn(YieldSignal())
     shared = ray.put(context)
 
     def run_once(shards: Shards) -> Iterator[ShardSummary]:
-        begun = _until_over(shards, turn, journal)
+        handed_back: deque[int] = deque()
+        fed = _until_over(shards, handed_back, turn)
         dataset = shard_dataset(
-            begun, shared, journal, worker_pool, num_shards=len(shards), worker=worker
+            fed, shared, journal, worker_pool, num_shards=len(shards), worker=worker
         )
         for block in iterate_blocks(dataset):
             for record in block.to_pylist():
-                journal.end(record["shard"])
+                if len(record) == 1:
+                    handed_back.append(record[SHARD_COLUMN])
+                    continue
+                journal.end(record[SHARD_COLUMN])
                 yield ShardSummary(**record)
 
-    try:
+    with journal.kept(turn):
         yield from run_until_done(pending, run_once, turn)
-    finally:
-        journal.forget()
 
 
-def _until_over(shards: Shards, turn: Turn | None, journal: ShardJournal) -> Iterator[int]:
-    """Yield shards until the turn is over; then workers hand back what they have not begun."""
+def _until_over(shards: Shards, handed_back: deque[int], turn: Turn) -> Iterator[int]:
+    """Yield shards until the turn is over, and between them those that come back unbegun."""
     for shard in shards:
-        if turn is not None and turn.over:
-            journal.close()
+        while handed_back and not turn.over:
+            yield handed_back.popleft()
+        if turn.over:
             return
         yield int(shard)
 

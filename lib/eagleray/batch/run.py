@@ -144,6 +144,8 @@ def run_job(
             now = cluster().counted_again()
             worker_pool = _choose_workers(job, now, len(pending))
             _say_what_is_awaited(worker_pool, now, reporter, monitor)
+            held = {"gpus" if worker_pool.uses_gpu else "cores": worker_pool.num_workers}
+            run.channel.hold(**{"cores": 0, "gpus": 0, **held})
             context = job.context(worker_pool)
             return run_shards(_in_order(pending, worker_pool), context, worker_pool, turn=turn)
 

@@ -13,10 +13,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks import FormatName, TableSink, table_sink
-from eagleray.core.spec import AsList, Names, Spec, Texts, as_value_error, spec_field, worker_range
+from eagleray.core.spec import Names, Spec, Texts, as_value_error, spec_field, worker_range
 from eagleray.core.types import DeviceChoice, EngineName, Precision
 from eagleray.io import storage
-from eagleray.io.spec_fields import SOURCES_PANEL, PathPrefix, SourceFields
+from eagleray.io.spec_fields import SourceFields
 from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
 
 __all__ = ["BatchRequest", "PredictSpec", "WorkersText"]
@@ -94,11 +94,6 @@ class PredictSpec(SourceFields, BatchRequest):
     image_timeout: float = spec_field(
         60.0, LIMITS, "Seconds that decoding one image may take.", gt=0, allow_inf_nan=False
     )
-    allow_path: Annotated[tuple[PathPrefix, ...], AsList] = spec_field(
-        (),
-        SOURCES_PANEL,
-        "Prefix of the locations that may be read, also of those that a table names; default: any.",
-    )
     workers: WorkersText | None = spec_field(
         None, SPEED, "Number of workers: 4, or 4..16 on a cluster that grows; default: all cores."
     )
@@ -141,11 +136,6 @@ class PredictSpec(SourceFields, BatchRequest):
     def sql_target(self) -> TableSink | None:
         """The table that the results go into as well."""
         return None if self.sql is None else table_sink(self.sql, self.sql_table)
-
-    @property
-    def path_policy(self) -> storage.PathPolicy:
-        """Which locations may be read."""
-        return storage.PathPolicy(self.allow_path or None)
 
     def work(self, *, model_version: str, model_digest: str, contract_digest: str) -> PredictWork:
         """Return what decides the results.

@@ -7,7 +7,7 @@
 
 A shard that was begun before killed a worker, or lost it. It is decoded in a sandbox, image by
 image, so that the image at fault is found and named. A shard that is handed back, because the job
-yields its workers, is a block without rows.
+yields its workers or the worker's node is drained, comes back as the block that named it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class ShardWorker:
         self._decoder = ShardDecoder(loaded)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Work on the shard that a block names, unless shards are handed back."""
-        if self._journal.is_closed:
-            return block.slice(0, 0)
+        """Work on the shard that a block names, or hand it back."""
+        if self._journal.hands_back:
+            return block
         started = time.time()
         shard = block.column(SHARD_COLUMN)[0].as_py()
         begun = self._journal.begin(shard)
@@ -82,10 +82,10 @@ class DecodeWorker:
 
         Returns:
             A row for each image, in the order of the shard: `pixels` as bytes of the contract's
-            shape, or `reason` and `message`. No row if shards are handed back.
+            shape, or `reason` and `message`; or the block itself, which hands the shard back.
         """
-        if self._journal.is_closed:
-            return block.slice(0, 0)
+        if self._journal.hands_back:
+            return block
         started = time.time()
         shard = block.column(SHARD_COLUMN)[0].as_py()
         begun = self._journal.begin(shard)
@@ -125,7 +125,7 @@ class PredictWorker:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Work on one decoded shard, unless it was handed back."""
-        if not block.num_rows:
+        if "pixels" not in block.column_names:
             return block
         shard = block.column(SHARD_COLUMN)[0].as_py()
         records = enumerate(_records(block))

@@ -14,6 +14,7 @@ from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it takes a second to import
     from eagleray.serving.applications import Applications, NewKey
+    from eagleray.serving.roles import Roles
     from eagleray.serving.usage import UsageStore, VersionUsage
 
 __all__ = ["apps_app"]
@@ -35,6 +36,14 @@ def _open(settings: Settings | None = None) -> Applications:
 
     settings = settings or read_settings()
     return Applications(open_database(settings), actor=settings.actor)
+
+
+def _open_roles() -> Roles:
+    from eagleray.database.store import open_database
+    from eagleray.serving.roles import Roles
+
+    settings = read_settings()
+    return Roles(open_database(settings), actor=settings.actor)
 
 
 def _open_usage() -> UsageStore:
@@ -99,6 +108,45 @@ def set_quota(name: Name, quota: Quota = None) -> None:
         _open().set_quota(name, quota)
         words = "has no quota" if quota is None else f"may send {quota:g} images per second"
         Console().say(f"{name} {words}.")
+
+
+@apps_app.command("grant")
+def grant_role(
+    name: Name,
+    role: Annotated[
+        str, typer.Argument(metavar="evaluate|train|promote", help="Each includes those before it.")
+    ],
+    models: Annotated[str, typer.Argument(help="Name of a model, or a pattern such as 'flower*'.")],
+) -> None:
+    """Let jobs of an application evaluate, train or promote models."""
+    from eagleray.core.errors import UnknownNameError
+    from eagleray.serving.roles import Role
+
+    with command_errors():
+        if role not in list(Role):
+            raise UnknownNameError("role", role, list(Role))
+        _open_roles().grant(name, Role(role), models)
+        Console().say(f"Jobs of {name} may {role} {models}.")
+
+
+@apps_app.command("withdraw")
+def withdraw_role(
+    name: Name, models: Annotated[str, typer.Argument(help="Models, as they were granted.")]
+) -> None:
+    """Take a role of an application away."""
+    with command_errors():
+        _open_roles().withdraw(name, models)
+        Console().say(f"Jobs of {name} may only read {models}.")
+
+
+@apps_app.command("priority")
+def set_priority(
+    name: Name, priority: Annotated[int, typer.Argument(help="Highest priority; default: 0.")]
+) -> None:
+    """Set the highest priority that jobs of an application may ask for."""
+    with command_errors():
+        _open().set_max_priority(name, priority)
+        Console().say(f"Jobs of {name} may have a priority up to {priority}.")
 
 
 @apps_app.command("disable")
@@ -202,6 +250,9 @@ def show_application(name: Name, json_output: JsonOption = False) -> None:
         pins = [[model, target] for model, target in entry["pins"].items()]
         if pins:
             console.table("Pinned to", ["model", "target"], pins)
+        if entry["roles"]:
+            roles = [[models, role] for models, role in entry["roles"].items()]
+            console.table("Roles", ["models", "role"], roles)
         requests = [
             [
                 f"{item['model']}/{item['version']}",
@@ -226,6 +277,8 @@ def _entry(applications: Applications, name: str, used: Sequence[VersionUsage]) 
         "name": name,
         "images_per_second": found.images_per_second,
         "pins": dict(found.pins),
+        "roles": {grant.models: grant.role.value for grant in _open_roles().of(name)},
+        "max_priority": applications.max_priority(name),
         "disabled": name in applications.disabled(),
         "keys": [
             {

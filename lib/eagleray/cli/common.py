@@ -29,7 +29,8 @@ ClusterOption = Annotated[
         "--cluster",
         help="Cluster to run on: a name (`eagleray cluster add`) or an address; default: the "
         "cluster in use, else a Ray of its own. On a cluster that is reached from outside, "
-        "--detach returns once the job is submitted.",
+        "--detach returns once the job is submitted, --retries N submits it again up to N times if "
+        "it is lost, and --priority N lets it go before jobs of a lower one.",
     ),
 ]
 ForceOption = Annotated[

@@ -92,7 +92,7 @@ def job_session(
     *,
     address: str | None = None,
     verbose: bool = False,
-    max_concurrent_batches: int = 0,
+    with_job_server: bool = False,
     meanwhile: Callable[[], object] = lambda: None,
     preload: Sequence[str] = (),
 ) -> Iterator[Cluster]:
@@ -108,7 +108,7 @@ def job_session(
             settings,
             address=address,
             verbose=verbose,
-            max_concurrent_batches=max_concurrent_batches,
+            with_job_server=with_job_server,
             meanwhile=meanwhile,
             preload=preload,
         ) as cluster,

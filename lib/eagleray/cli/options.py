@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from eagleray.core.spec import Names, Spec, names_of, panel_of
-from eagleray.io.spec_fields import S3_PANEL
+from eagleray.io.spec_fields import S3_PANEL, SOURCES_PANEL
 from eagleray.io.yaml_fields import read_fields
 
 __all__ = [
@@ -70,7 +70,7 @@ def with_spec_options(
         first = [_parameter(name, spec.model_fields[name], is_argument=True) for name in arguments]
         options = [
             _parameter(name, field, is_argument=False)
-            for name, field in sorted(spec.model_fields.items(), key=_is_about_s3)
+            for name, field in sorted(spec.model_fields.items(), key=_is_about_reading)
             if name not in arguments
         ]
         kind = inspect.Parameter.KEYWORD_ONLY
@@ -120,8 +120,8 @@ def read_spec(kind: type[S], fields: Mapping[str, Any], *, file: str | None = No
     return kind.make({**in_file, **fields}, name=name)
 
 
-def _is_about_s3(named: tuple[str, FieldInfo]) -> bool:
-    return panel_of(named[1].json_schema_extra) == S3_PANEL
+def _is_about_reading(named: tuple[str, FieldInfo]) -> bool:
+    return panel_of(named[1].json_schema_extra) in (SOURCES_PANEL, S3_PANEL)
 
 
 def flag(field: str) -> str:

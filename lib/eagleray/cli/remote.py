@@ -66,7 +66,7 @@ def run_on_cluster(program: str, module: str, words: Sequence[str]) -> list[str]
     command = _parse(program, module, [word for word in rest if word != _DETACH])
     command = replace(command, priority=priority, retries=retries)
     cluster = named or settings.ray_address or ClusterProfiles.read(settings).used or ""
-    raise SystemExit(_submit(_connect(profile), command, cluster, detached=detached))
+    raise SystemExit(_submit(_connect(profile, named), command, cluster, detached=detached))
 
 
 def has_records(settings: Settings) -> bool:
@@ -93,21 +93,21 @@ def jobs_on(named: str | None) -> RemoteJobs:
                 "No jobs are recorded on this machine; name the cluster with --cluster, or set "
                 "EAGLERAY_DATABASE_URL to the database that the cluster has."
             )
-        return _recorded(profile)
+        return _recorded(None)
     if profile is None or profile.url is None:
         raise InputError(
             f"{named} is not reached from outside; name a cluster with an address such as "
             "https://SERVICE or ray-jobs+https://HEAD."
         )
-    return _connect(profile)
+    return _connect(profile, named)
 
 
-def _connect(profile: ClusterProfile) -> RemoteJobs:
+def _connect(profile: ClusterProfile, named: str | None) -> RemoteJobs:
     """Return the jobs of a cluster: their records, if this machine shares the database."""
     from eagleray.clusters.connect import connect
 
     shared = (read_settings().database_url or "").startswith("postgres")
-    return _recorded(profile) if shared and not profile.is_service else connect(profile)
+    return _recorded(named) if shared and not profile.is_service else connect(profile)
 
 
 def server_of(named: str | None) -> Callable[[], RayJobs]:
@@ -121,13 +121,13 @@ def server_of(named: str | None) -> Callable[[], RayJobs]:
     """
     from eagleray.clusters.profiles import resolve_cluster
 
-    return _server_of(resolve_cluster(named, read_settings()))
+    settings = read_settings()
+    resolve_cluster(named, settings)
 
-
-def _server_of(profile: ClusterProfile | None) -> Callable[[], RayJobs]:
     def connect() -> RayJobs:
         from eagleray.clusters.ray_jobs import RayJobs
 
+        profile = resolve_cluster(named, settings)  # it may have another address by now
         if profile is None or profile.url is None or profile.is_service:
             raise InputError(
                 "This needs the job server of a cluster; name one with --cluster, with an address "
@@ -140,12 +140,12 @@ def _server_of(profile: ClusterProfile | None) -> Callable[[], RayJobs]:
     return connect
 
 
-def _recorded(profile: ClusterProfile | None) -> RemoteJobs:
+def _recorded(named: str | None) -> RemoteJobs:
     from eagleray.clusters.recorded_jobs import RecordedJobs
     from eagleray.database.store import open_database
 
     settings = read_settings()
-    return RecordedJobs(open_database(settings), settings, _server_of(profile))
+    return RecordedJobs(open_database(settings), settings, server_of(named))
 
 
 def follow_job(jobs: RemoteJobs, name: str, *, cluster: str, note: str = "") -> int:

@@ -4,8 +4,8 @@
     for line in client.jobs.follow(job.id): print(line.text)
     client.jobs.wait(job.id)
 
-Every submission has an id of its own, so a request whose connection broke is repeated and starts one
-job.
+Every submission has an id of its own, so a request whose connection broke is repeated and starts
+one job.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from eagleray.core.errors import JobFailedError
 from eagleray.core.job_state import JobState
 from eagleray.serving.responses import JobLogLine, JobLogs, JobResponse
 
-__all__ = ["AsyncJobs", "Job", "Jobs"]
+__all__ = ["FIRST", "AsyncJobs", "Job", "Jobs"]
 
 Result = TypeVar("Result")
 
 _PATH = "/v1/jobs"
+FIRST = "1.0"
+"""Position of the first line of a log."""
 
 
 class Job(JobResponse):
@@ -74,6 +76,7 @@ class AsyncJobs:
         *,
         options: Mapping[str, Any] | None = None,
         priority: int = 0,
+        retries: int = 0,
         request_id: str | None = None,
     ) -> Job:
         """Submit a job.
@@ -82,7 +85,8 @@ class AsyncJobs:
             command: `predict`, `train`, `tune`, `evaluate`, `inspect` or `pack`.
             spec: Fields of the command's specification.
             options: Options of the command beside them: `alias`, `space`, `num_trials`, …
-            priority: Jobs of a higher priority are admitted first.
+            priority: Jobs of a higher priority run first.
+            retries: How often it starts again if it is lost.
             request_id: Id of this submission; the same one returns the same job. None draws one.
 
         Raises:
@@ -90,7 +94,8 @@ class AsyncJobs:
                 is not of a service of Eagleray.
         """
         body = {"command": command, "spec": dict(spec), "options": dict(options or {})}
-        body |= {"priority": priority, "request_id": request_id or secrets.token_hex(16)}
+        body |= {"priority": priority, "retries": retries}
+        body["request_id"] = request_id or secrets.token_hex(16)
         return as_model(Job, await self._send("POST", _PATH, json=body))
 
     async def status(self, job: str) -> Job:
@@ -102,7 +107,7 @@ class AsyncJobs:
         found = member(await self._send("GET", _PATH), "jobs")
         return [as_model(Job, item) for item in found]
 
-    async def logs(self, job: str, *, start: int = 0) -> JobLogs:
+    async def logs(self, job: str, *, start: str = FIRST) -> JobLogs:
         """Return what a job has printed, from a position on, up to a limit of the service.
 
         Args:
@@ -119,7 +124,7 @@ class AsyncJobs:
             job: Id of the job.
             every: Seconds between two requests while nothing new is there.
         """
-        start = 0
+        start = FIRST
         while True:
             logs = await self.logs(job, start=start)
             for line in logs.lines:
@@ -183,12 +188,18 @@ class Jobs:
         *,
         options: Mapping[str, Any] | None = None,
         priority: int = 0,
+        retries: int = 0,
         request_id: str | None = None,
     ) -> Job:
         """Submit a job, as `AsyncJobs.submit` does."""
         return self._run(
             lambda jobs: jobs.submit(
-                command, spec, options=options, priority=priority, request_id=request_id
+                command,
+                spec,
+                options=options,
+                priority=priority,
+                retries=retries,
+                request_id=request_id,
             )
         )
 
@@ -200,13 +211,13 @@ class Jobs:
         """Return the latest jobs, newest first."""
         return self._run(lambda jobs: jobs.list())
 
-    def logs(self, job: str, *, start: int = 0) -> JobLogs:
+    def logs(self, job: str, *, start: str = FIRST) -> JobLogs:
         """Return what a job has printed, from a position on, as `AsyncJobs.logs` does."""
         return self._run(lambda jobs: jobs.logs(job, start=start))
 
     def follow(self, job: str, *, every: float = 1.0) -> Iterator[JobLogLine]:
         """Yield what a job prints from its beginning, until it has ended."""
-        start = 0
+        start = FIRST
         while True:
             logs = self.logs(job, start=start)
             yield from logs.lines

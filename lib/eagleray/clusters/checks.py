@@ -89,6 +89,8 @@ def probing(
     """
     content = new_id().encode()
     folders = {"EAGLERAY_ARTIFACT_ROOT": settings.artifacts, "EAGLERAY_RUNS_ROOT": settings.runs}
+    if settings.jobs_root is not None:
+        folders["EAGLERAY_JOBS_ROOT"] = settings.jobs_root
     if output is not None:
         folders["--output"] = output
     findings, probes = [], {}
@@ -227,6 +229,7 @@ def _places(settings: Settings) -> dict[str, str]:
         "EAGLERAY_DATABASE_URL": settings.database_url or "",
         "EAGLERAY_ARTIFACT_ROOT": settings.artifacts,
         "EAGLERAY_RUNS_ROOT": settings.runs,
+        "EAGLERAY_JOBS_ROOT": settings.job_logs,
     }
     return {name: hashlib.sha256(place.encode()).hexdigest() for name, place in places.items()}
 

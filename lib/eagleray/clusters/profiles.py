@@ -3,8 +3,8 @@
     eagleray cluster add images https://images.example.com --key-file ~/.eagleray-key
     eagleray cluster add gpus ray-jobs+https://ray.example.com --token-file ~/.ray/gpus
 
-A profile never holds the secret itself. Without a file, the key of a service is EAGLERAY_API_KEY, and
-the token of a head is RAY_AUTH_TOKEN.
+A profile never holds the secret itself. Without a file, the key of a service is EAGLERAY_API_KEY,
+and the token of a head is RAY_AUTH_TOKEN.
 """
 
 from __future__ import annotations

@@ -28,10 +28,12 @@ from eagleray.core.spec import Names
 from eagleray.database.tables import JobRow
 from eagleray.scheduling.assignment import COMMAND, HANDED_OVER, Assignment, next_submission
 from eagleray.scheduling.logs import OUTPUT_MARK
+from eagleray.scheduling.packages import read_package
 
 __all__ = ["RayJobs"]
 
 _METADATA: Final = "eagleray"
+_OF_IMAGES: Final = frozenset({"predict", "pack"})
 _OF_RAY: Final = re.compile(r"\S+ \S+\tINFO job_manager\.py|Running entrypoint for job ")
 """Begins the lines that the job server itself writes into a job's log."""
 
@@ -75,11 +77,12 @@ class RayJobs:
             "version": version("eagleray"),
             "priority": command.priority,
             "retries": command.retries,
-            "size": _num_images(command, local),
             "output": next(command.texts(Names.OUTPUT), ""),
             "s3": _s3_options(command),
         }
-        return Assignment(job=name, submission=name, record=record)
+        inputs = command.parameters.get("inputs") if command.program in _OF_IMAGES else ()
+        inputs = replace_words(inputs or (), local.names)
+        return Assignment(job=name, submission=name, record=record, inputs=tuple(inputs))
 
     def start(self, assignment: Assignment) -> None:
         """Submit an attempt of a job."""
@@ -99,8 +102,13 @@ class RayJobs:
     # --- attempts of recorded jobs, for a supervisor ---
 
     def start_attempt(self, row: JobRow) -> None:
-        """Submit a recorded job under the name of its submission."""
-        columns = ("program", "words", "owner", "package", "version", "priority", "retries", "size")
+        """Submit a recorded job under the name of its submission.
+
+        Its local inputs are uploaded again if they are gone with an earlier head.
+        """
+        if row.package and not self._server.has_upload(row.package):
+            self._server.upload(row.package, read_package(row))
+        columns = ("program", "words", "owner", "package", "version", "priority", "retries")
         record = {name: getattr(row, name) for name in (*columns, "output", "s3")}
         self.start(Assignment(job=row.id, submission=row.submission, record=record))
 
@@ -186,15 +194,6 @@ class RayJobs:
 def _assignment_of(job: SubmittedJob) -> Assignment | None:
     """Return what a job was submitted as; None if it is not one of ours."""
     return Assignment.parse(job.metadata.get(_METADATA, ""))
-
-
-def _num_images(command: RemoteCommand, local: LocalInputs) -> int | None:
-    """Return the number of images of a prediction or packing, if all of them travel along."""
-    inputs = command.parameters.get("inputs")
-    if command.program not in ("predict", "pack") or not inputs:
-        return None
-    known = all(word in local.names for word in inputs)
-    return len(local.files) if known else None
 
 
 def _s3_options(command: RemoteCommand) -> dict[str, Any]:

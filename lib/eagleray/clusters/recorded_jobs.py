@@ -71,7 +71,10 @@ class RecordedJobs:
     def logs(self, name: str) -> Iterator[LogText]:
         """Yield what all attempts of a job have printed so far."""
         row = self._records.get(name)
-        return _read(LogReader(row), row)
+        try:
+            yield from _read(LogReader(row), row)
+        except OutageError as fault:
+            yield from self._instead(fault).logs(row.id)
 
     def follow(self, name: str) -> Iterator[LogText]:
         """Yield what all attempts of a job print, until it has ended."""
@@ -79,15 +82,19 @@ class RecordedJobs:
         while True:
             try:
                 row = self._records.get(name)
-                reader = reader or (LogReader(row) if row.logs else None)
-                if reader is not None:  # after the record: what is written before the end is read
-                    yield from _read(reader, row)
+                answered = time.monotonic()
             except OutageError:
                 if time.monotonic() - answered > _PATIENCE_SECONDS:
                     raise
                 time.sleep(_SECONDS)
                 continue
-            answered = time.monotonic()
+            reader = reader or (LogReader(row) if row.logs else None)
+            if reader is not None:  # after the record: what is written before the end is read
+                try:
+                    yield from _read(reader, row)
+                except OutageError as fault:
+                    yield from self._instead(fault).follow(row.id)
+                    return
             note = self._note(row)
             if note and note != said:
                 yield LogText(f"{note}\n", is_output=False)
@@ -97,6 +104,17 @@ class RecordedJobs:
             if row.heartbeat is None:
                 yield from self._failed_start(row)
             time.sleep(_SECONDS)
+
+    def _instead(self, fault: OutageError) -> RayJobs:
+        """Return the job server, which has the log of the last attempt.
+
+        Raises:
+            OutageError: The fault of the storage, if the server does not answer either.
+        """
+        try:
+            return self._server()
+        except UserError:
+            raise fault from None
 
     def stop(self, name: str) -> None:
         """Stop a job; its process sees it within seconds."""

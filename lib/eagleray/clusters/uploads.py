@@ -7,11 +7,8 @@ reaches.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import re
 import shlex
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Final
 from eagleray.clusters.remote_jobs import RemoteCommand
 from eagleray.core.errors import InputError
 from eagleray.core.spec import Names
+from eagleray.scheduling.packages import INPUTS, make_package
 
 __all__ = [
     "LocalInputs",
@@ -33,8 +31,6 @@ __all__ = [
 _MAX_BYTES: Final = 100 * 2**20
 _MAX_FILES: Final = 20_000
 _TABLES: Final = frozenset({".parquet", ".csv", ".jsonl", ".arrow", ".feather"})
-_FOLDER: Final = "inputs"
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same content makes the same archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +46,12 @@ class LocalInputs:
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def archive(self) -> tuple[str, bytes]:
-        """Return the archive and its name, which is made of its content.
+        """Return the name of the archive and its content.
 
         Raises:
             InputError: If a file cannot be read.
         """
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for name in sorted(self.files):
-                try:
-                    content = self.files[name].read_bytes()
-                except OSError as error:
-                    raise InputError(
-                        f"{self.files[name]} cannot be read ({error.strerror}); it travels with "
-                        "the job, so make it readable."
-                    ) from None
-                archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
-        content = buffer.getvalue()
-        return f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:32]}.zip", content
+        return make_package(self.files)
 
 
 def is_local(word: str) -> bool:
@@ -104,7 +88,7 @@ def find_local_inputs(command: RemoteCommand) -> LocalInputs:
                 f"{word} is a table on this disk, and what it lists may be there too; put the "
                 "images and the table into storage that the cluster reaches, and name them there."
             )
-        names[word] = f"{_FOLDER}/{len(names)}/{path.resolve().name or 'folder'}"
+        names[word] = f"{INPUTS}/{len(names)}/{path.resolve().name or 'folder'}"
         for inner, file in _files_below(path):
             files[f"{names[word]}/{inner}" if inner else names[word]] = file
             num_bytes += file.stat().st_size

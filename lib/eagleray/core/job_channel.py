@@ -124,6 +124,8 @@ def process_channel() -> JobChannel:
     if not number.isdecimal():
         return JobChannel(None)
     try:
-        return JobChannel(socket.socket(fileno=int(number)))
+        connection = socket.socket(fileno=int(number))
+        connection.set_inheritable(False)
+        return JobChannel(connection)
     except OSError:  # a process between this one and the one that runs it has closed it
         return JobChannel(None)

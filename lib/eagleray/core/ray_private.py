@@ -27,6 +27,7 @@ __all__ = [
     "delete_keys",
     "disable_progress_bars",
     "has_key",
+    "is_draining",
     "iterate_blocks",
     "job_config_without_working_folder",
     "lean_ray_data",
@@ -71,6 +72,17 @@ def has_key(key: str, namespace: bytes) -> bool:
     from ray.experimental.internal_kv import _internal_kv_exists
 
     return bool(_internal_kv_exists(key, namespace=namespace))
+
+
+def is_draining() -> bool:
+    """Return whether the node of this process is about to end, as a cloud or a signal announced.
+
+    Ray gives such a node no new tasks, but an actor on it still gets those that it was sent before.
+    """
+    import ray
+    from ray._private.state import state
+
+    return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
 
 
 def delete_key(key: str, namespace: bytes) -> None:

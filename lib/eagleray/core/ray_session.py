@@ -39,15 +39,11 @@ from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
 from eagleray.core.types import DeviceChoice
 
-__all__ = ["BATCH_SLOT", "Cluster", "await_resources", "ray_session"]
-
-BATCH_SLOT = "eagleray_batch"
-"""The resource of Ray that a batch job of the service holds while it runs."""
+__all__ = ["Cluster", "await_resources", "ray_session"]
 
 _WORKER_EXIT_SECONDS = 0.3  # for workers that are killed to end
 # Environment variable by which the processes of an embedded Ray are known.
 _OWNER = "EAGLERAY_RAY_OWNER"
-_YEAR_SECONDS = 365 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +134,7 @@ def ray_session(
     *,
     address: str | None = None,
     verbose: bool = False,
-    max_concurrent_batches: int = 0,
+    with_job_server: bool = False,
     meanwhile: Callable[[], object] = lambda: None,
     preload: Sequence[str] = (),
 ) -> Iterator[Cluster]:
@@ -148,9 +144,8 @@ def ray_session(
         settings: The settings, which name the cluster if `address` is None.
         address: The address of a Ray cluster, such as `auto`.
         verbose: Let Ray and its workers write to the terminal.
-        max_concurrent_batches: Number of jobs claiming a `BATCH_SLOT` that run at the same time
-            on a Ray of the command's own, which then serves Ray's Jobs API on loopback, with the
-            token; 0 for none.
+        with_job_server: Whether a Ray of the command's own serves Ray's Jobs API on loopback, with
+            the token.
         meanwhile: Called in a thread while Ray starts, such as to import modules.
         preload: Modules that the workers of an embedded Ray import as soon as they start.
 
@@ -180,7 +175,7 @@ def ray_session(
             _start(
                 address,
                 verbose=verbose,
-                max_concurrent_batches=max_concurrent_batches,
+                with_job_server=with_job_server,
                 extensions=settings.extensions,
             )
         os.environ.pop(_OWNER, None)  # what else this process starts is not of its Ray
@@ -259,9 +254,7 @@ def _prepare_environment(*, embedded: bool, verbose: bool) -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def _start(
-    address: str | None, *, verbose: bool, max_concurrent_batches: int, extensions: str
-) -> None:
+def _start(address: str | None, *, verbose: bool, with_job_server: bool, extensions: str) -> None:
     import ray
 
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.ERROR)
@@ -272,9 +265,7 @@ def _start(
         "job_config": job_config_without_working_folder(),
     }
     if address is None:
-        if max_concurrent_batches:
-            # A job waits for its slot as long as need be; Ray's default is 15 minutes.
-            os.environ.setdefault("RAY_JOB_START_TIMEOUT_SECONDS", str(_YEAR_SECONDS))
+        if with_job_server:
             set_job_agent_port(free_port())
         else:
             omit_idle_daemons(log_monitor=verbose)
@@ -282,11 +273,8 @@ def _start(
         try:
             ray.init(
                 address="local",
-                include_dashboard=bool(
-                    max_concurrent_batches
-                ),  # it contains the server of the Jobs API
+                include_dashboard=with_job_server,  # it contains the server of the Jobs API
                 dashboard_host="127.0.0.1",
-                resources={BATCH_SLOT: max_concurrent_batches} if max_concurrent_batches else None,
                 **LOOPBACK_OPTIONS,
                 **common,
             )

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     jobs_root: str | None = Field(
         default=None,
         description="Folder or URI of the logs of submitted jobs without an output, which all "
-        "machines must reach. Default: `job-logs` in the home folder.",
+        "machines must reach. Default: `_jobs` in the folder of runs.",
     )
     max_concurrent_jobs: int = Field(
         default=1,
@@ -236,7 +236,7 @@ class Settings(BaseSettings):
     @property
     def job_logs(self) -> str:
         """Folder or URI of the logs of submitted jobs without an output."""
-        return self.jobs_root or str(self.home_folder / "job-logs")
+        return self.jobs_root or f"{self.runs.rstrip('/')}/_jobs"
 
     @property
     def actor(self) -> str:

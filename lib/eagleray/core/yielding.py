@@ -44,6 +44,10 @@ class YieldSignal:
         """Whether anybody asks the job to yield."""
         return bool(self._reasons)
 
+    def requested_for(self, reason: str) -> bool:
+        """Whether the job is asked to yield for this reason, perhaps among others."""
+        return reason in self._reasons
+
     @property
     def reason(self) -> str:
         """The reasons of all requests, as the end of a sentence."""

@@ -143,6 +143,7 @@ def _read(spec: InspectSpec, location: str) -> LabelledImages:
         label_columns=spec.label_columns,
         separator=spec.separator,
         task=spec.task,
+        policy=spec.path_policy,
     )
 
 

@@ -37,6 +37,7 @@ __all__ = [
 _MIN_PER_CLASS = 3  # one each for training, validation and test
 _REQUESTS = 32
 _NUM_OURS = len(LISTING_SCHEMA)
+_ANY = storage.PathPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ def read_labelled(
     label_columns: Sequence[str] = (),
     separator: str | None = None,
     task: str | None = None,
+    policy: storage.PathPolicy = _ANY,
 ) -> LabelledImages:
     """Read labelled images from any source of inputs.
 
@@ -139,16 +141,17 @@ def read_labelled(
         separator: Text between several labels in the label column, if not `|`.
         task: Name of the task to read labels for; None for any. Only some tasks, such as
             `multilabel`, have several labels of an image.
+        policy: Which locations may be read, also of those that a table names.
 
     Raises:
-        InputError: If it is not there, is empty, or has no labels.
+        InputError: If it is not there, is empty, has no labels, or may not be read.
     """
     if label_columns and (label_column or separator):
         raise InputError(
             "Labels are in one column (--label-column, --separator) or in a column of 0 and 1 for "
             "each (--label-columns); name one kind of the two."
         )
-    listing = open_inputs(InputSpec((location,), uri_column, unpack=False))
+    listing = open_inputs(InputSpec((location,), uri_column, policy, unpack=False))
     if listing.root is not None and (uri_column or label_column or label_columns or separator):
         raise InputError(
             f"{location} is not a table: the names of its folders are the labels; columns and "

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from eagleray.core.spec import Names, Spec, Texts, spec_field
 from eagleray.imaging import NAMED_CONTRACTS
-from eagleray.io.spec_fields import S3Fields
+from eagleray.io.spec_fields import ReadFields
 from eagleray.tasks import TaskName
 
 __all__ = ["DATA", "Fraction", "InspectSpec", "LabelledFields", "SplitFields"]
@@ -54,7 +54,7 @@ class SplitFields(LabelledFields):
     seed: int = spec_field(0, DATA, "Seed of everything random.", ge=0)
 
 
-class InspectSpec(S3Fields, SplitFields):
+class InspectSpec(ReadFields, SplitFields):
     """An inspection of labelled images."""
 
     output: str = spec_field(

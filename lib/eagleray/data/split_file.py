@@ -20,6 +20,7 @@ from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import SPLIT_NAMES, Split
 from eagleray.io import storage
 from eagleray.io.parquet_table import open_parquet
+from eagleray.sources import require_readable
 
 __all__ = [
     "SPLIT_SCHEMA",
@@ -36,6 +37,7 @@ SPLIT_SCHEMA = pa.schema(
 """Columns of a split file, beside a text column `attribute_NAME` for each attribute that it keeps.
 Its key-value metadata hold the format, the seed and the digests."""
 
+_ANY = storage.PathPolicy()
 _ATTRIBUTE_PREFIX = "attribute_"
 _FORMAT = "eagleray-split/2"
 _SPLIT_COLUMNS = {"eagleray-split/1": "part", _FORMAT: "split"}
@@ -116,15 +118,18 @@ def read_split(location: str, images: LabelledImages) -> Split:
     return Split(*(images.take(rows[name]) for name in SPLIT_NAMES))
 
 
-def read_named_split(location: str, name: str) -> LabelledImages:
+def read_named_split(
+    location: str, name: str, *, policy: storage.PathPolicy = _ANY
+) -> LabelledImages:
     """Read one split of a split file, as it was when the file was written, with its attributes.
 
     Args:
         location: Location of a file that `write_split` made.
         name: `train`, `validation` or `test`.
+        policy: Which locations may be read, also of the images.
 
     Raises:
-        InputError: If it is not a split file, or the split has no images.
+        InputError: If it is not a split file, the split has no images, or one may not be read.
         UnknownNameError: If there is no such split.
     """
     if name not in SPLIT_NAMES:
@@ -134,6 +139,7 @@ def read_named_split(location: str, name: str) -> LabelledImages:
     if not rows:
         raise InputError(f"The {name} split of {location} has no images.")
     columns = {column: tuple(values[row] for row in rows) for column, values in table.items()}
+    require_readable(columns["uri"], policy)
     attributes = {
         column.removeprefix(_ATTRIBUTE_PREFIX): values
         for column, values in columns.items()

@@ -16,6 +16,7 @@ __all__ = [
     "ApiKeyRow",
     "ApplicationRow",
     "Base",
+    "GrantRow",
     "IdentityRow",
     "JobRow",
     "ModelRouteRow",
@@ -92,6 +93,7 @@ class ApplicationRow(Base):
     created: Mapped[datetime] = mapped_column(UtcTime())
     images_per_second: Mapped[float | None]
     disabled: Mapped[bool]
+    max_priority: Mapped[int] = mapped_column(server_default="0")
 
 
 class ApiKeyRow(Base):
@@ -119,6 +121,18 @@ class PinRow(Base):
     )
     model: Mapped[str] = mapped_column(sa.String(256), primary_key=True)
     target: Mapped[str] = mapped_column(sa.String(64))
+
+
+class GrantRow(Base):
+    """A role of an application for a model, or for all whose names match a pattern."""
+
+    __tablename__ = "grants"
+
+    application: Mapped[str] = mapped_column(
+        sa.ForeignKey("applications.name", ondelete="CASCADE"), primary_key=True
+    )
+    models: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    role: Mapped[str] = mapped_column(sa.String(16))
 
 
 class ModelRouteRow(Base):

@@ -24,7 +24,14 @@ from eagleray.data.split_file import (
 )
 from eagleray.evaluation.bootstrap import Interval, bootstrap
 from eagleray.evaluation.evaluate import Evaluation, evaluate
-from eagleray.evaluation.kpi import Kpi, KpiResult, check_kpis, read_kpis, require_known
+from eagleray.evaluation.kpi import (
+    Kpi,
+    KpiResult,
+    check_kpis,
+    describe_kpis,
+    read_kpis,
+    require_known,
+)
 from eagleray.evaluation.leakage import NO_LEAKAGE, Leakage
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.record import EvaluationRecord
@@ -34,6 +41,7 @@ from eagleray.evaluation.spec import EvaluateSpec
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
 from eagleray.models.package import ModelPackage
+from eagleray.sources import require_readable
 
 __all__ = [
     "EvaluatedModel",
@@ -160,23 +168,24 @@ def open_evaluation(
         raise InputError(
             f"{spec.output} is a folder; name the page, as in {spec.output.rstrip('/')}/page.html."
         )
+    require_readable([spec.data], spec.path_policy)  # before it is opened to see what it is
     kpis = read_kpis(spec.kpi) if spec.kpi is not None else ()
     model = load(spec.model)
     package = model.package
     images = _read_images(spec, package.task.name)
     targets = encode_targets(package.task, images)
     if spec.kpi is not None:
-        require_known(kpis, package.task.measured_names(targets), where=spec.kpi)
+        known = package.task.measured_names(targets)
+        require_known(kpis, known, where=describe_kpis(spec.kpi))
     current = None if spec.current is None else load(spec.current)
     parent = load_parent(model) if any(kpi.baseline == "parent" for kpi in kpis) else None
+    place = describe_kpis(spec.kpi or "")
     for kpi in kpis:
         if kpi.baseline == "current" and current is None:
-            raise InputError(
-                f"{spec.kpi} asks for `{kpi}`; say which model is current by --current."
-            )
+            raise InputError(f"{place} asks for `{kpi}`; say which model is current by --current.")
         if kpi.baseline == "parent" and parent is None:
             raise InputError(
-                f"{spec.kpi} asks for `{kpi}`, and the registry has no version that "
+                f"{place} asks for `{kpi}`, and the registry has no version that "
                 f"{model.reference} was made from; leave the line out or compare with `current`."
             )
     encode_attributes(package.attributes, images)
@@ -200,7 +209,7 @@ def open_evaluation(
 
 def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
     if spec.split is not None and is_split_file(spec.data):
-        return read_named_split(spec.data, spec.split)
+        return read_named_split(spec.data, spec.split, policy=spec.path_policy)
     images = read_labelled(
         spec.data,
         uri_column=spec.column,
@@ -208,6 +217,7 @@ def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
         label_columns=spec.label_columns,
         separator=spec.separator,
         task=task,
+        policy=spec.path_policy,
     )
     if spec.split is not None:
         images = take_named_split(images, spec.split, spec.data)

@@ -18,14 +18,24 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from eagleray.core.errors import InputError
 from eagleray.evaluation.leakage import NO_LEAKAGE, Leakage
 from eagleray.io import storage
 from eagleray.tasks.metric_names import require_metric
 
-__all__ = ["Baseline", "Kpi", "KpiResult", "check_kpis", "parse_kpis", "read_kpis", "require_known"]
+__all__ = [
+    "KPI_TEXT",
+    "Baseline",
+    "Kpi",
+    "KpiResult",
+    "check_kpis",
+    "describe_kpis",
+    "parse_kpis",
+    "read_kpis",
+    "require_known",
+]
 
 Baseline = Literal["current", "parent"]
 """A version whose metric a KPI compares with: that of the alias, or that of the lineage."""
@@ -101,12 +111,26 @@ class KpiResult:
         return f"{self.kpi}: {word} with {self.value:.6g}{against}"
 
 
+KPI_TEXT: Final = "text:"
+"""Begins the KPIs themselves where otherwise the location of their file is given."""
+
+
+def describe_kpis(kpi: str) -> str:
+    """Return what messages call the KPIs: their file, or that they came with the request."""
+    return "the KPIs of the request" if kpi.startswith(KPI_TEXT) else kpi
+
+
 def read_kpis(location: str) -> tuple[Kpi, ...]:
     """Read a KPI file.
+
+    Args:
+        location: Location of the file; or `KPI_TEXT` and its content.
 
     Raises:
         InputError: If the file is missing, or a line is not a comparison.
     """
+    if location.startswith(KPI_TEXT):
+        return parse_kpis(location.removeprefix(KPI_TEXT), where=describe_kpis(location))
     try:
         text = storage.read_bytes(location).decode()
     except FileNotFoundError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from eagleray.core.spec import Names, Texts, spec_field
 from eagleray.data.spec import DATA, LabelledFields
 from eagleray.io import storage
-from eagleray.io.spec_fields import S3Fields
+from eagleray.io.spec_fields import ReadFields
 
 __all__ = ["EvaluateSpec"]
 
 MODEL, REPORT = "Model", "Report"
 
 
-class EvaluateSpec(S3Fields, LabelledFields):
+class EvaluateSpec(ReadFields, LabelledFields):
     """An evaluation of a model on labelled images."""
 
     model: str = spec_field(

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import AfterValidator, model_validator
 
 from eagleray.core.settings import Settings
-from eagleray.core.spec import Spec, Texts, as_value_error, spec_field
+from eagleray.core.spec import AsList, Spec, Texts, as_value_error, spec_field
 
 if TYPE_CHECKING:  # the options of a command are listed without what takes long to import
     from eagleray.io import storage
     from eagleray.io.http import UrlPolicy
 
-__all__ = ["S3_PANEL", "SOURCES_PANEL", "PathPrefix", "S3Fields", "SourceFields"]
+__all__ = ["S3_PANEL", "SOURCES_PANEL", "PathPrefix", "ReadFields", "S3Fields", "SourceFields"]
 
 S3_PANEL = "S3"
 SOURCES_PANEL = "Image sources"
@@ -75,7 +75,24 @@ class S3Fields(Spec):
         return self.make({**self.model_dump(), **found}, name=self.name_of)
 
 
-class SourceFields(S3Fields):
+class ReadFields(S3Fields):
+    """How S3 is reached, and which locations may be read at all."""
+
+    allow_path: Annotated[tuple[PathPrefix, ...], AsList] = spec_field(
+        (),
+        SOURCES_PANEL,
+        "Prefix of the locations that may be read, also of those that a table names; default: any.",
+    )
+
+    @property
+    def path_policy(self) -> storage.PathPolicy:
+        """Which locations may be read."""
+        from eagleray.io import storage
+
+        return storage.PathPolicy(self.allow_path or None)
+
+
+class SourceFields(ReadFields):
     """How the images of a batch or packing job are reached."""
 
     allow_urls: Texts = spec_field(

@@ -74,6 +74,7 @@ class PackJob:
             max_bytes=self.plan.work.max_bytes,
             urls=self.request.urls,
             s3=self.request.s3,
+            path_policy=self.request.path_policy,
         )
 
 
@@ -158,7 +159,7 @@ def open_pack(request: PackSpec, settings: Settings, reporter: ProgressReporter)
     plan = read_plan(layout, PackPlan)
     if plan is None:
         require_free(layout)
-        listing = open_inputs(InputSpec(request.inputs, request.column))
+        listing = open_inputs(InputSpec(request.inputs, request.column, request.path_policy))
         limits = ShardLimits(
             max_rows=_MAX_ROWS_PER_FILE,
             max_bytes=work.file_bytes,
@@ -202,6 +203,7 @@ def run_pack(
         nonlocal started
         workers = cluster()
         started = time.monotonic()
+        run.channel.hold(cores=workers.num_cpus, gpus=0)
         return pack_shards(pending, job.context, workers, turn)
 
     limit = job.request.failure_limit

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from eagleray.core.ray_session import Cluster
-from eagleray.core.yielding import Turn
+from eagleray.core.yielding import Turn, YieldSignal
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.worker import PackContext, pack_shard
 from eagleray.sharded.attempts import ShardJournal, Shards, run_until_done
@@ -20,7 +20,6 @@ _TASKS_PER_CORE = 4  # two that run and two that follow, also on nodes that are 
 _MIN_TASKS = 64
 _RETRIES = 3
 _BASE_MEMORY = 256 * 2**20
-_SECONDS_BETWEEN_LOOKS = 0.5  # whether the job is asked to yield
 _FILES_IN_MEMORY = 2  # a file is sent to an object store in pieces, which are copies
 
 
@@ -46,7 +45,7 @@ def pack_shards(
     memory = _memory(context.file_bytes)
     task = ray.remote(num_cpus=_CORES_PER_TASK, memory=memory, max_retries=_RETRIES)(_pack_shard)
     shared = ray.put(context)
-    journal = ShardJournal(new_id())
+    journal, turn = ShardJournal(new_id()), turn or Turn(YieldSignal())
     max_tasks = max(_MIN_TASKS, _TASKS_PER_CORE * cluster.max_cpus)
 
     def run_once(shards: Shards) -> Iterator[PackedShard]:
@@ -54,26 +53,23 @@ def pack_shards(
         running = [task.remote(shared, journal, shard) for shard in islice(waiting, max_tasks)]
         try:
             while running:
-                done, running = ray.wait(running, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
-                if turn is not None and turn.over:
-                    journal.close()
-                else:
-                    following = islice(waiting, len(done))
-                    running += [task.remote(shared, journal, shard) for shard in following]
-                yield from filter(None, ray.get(done))
+                (done,), running = ray.wait(running, num_returns=1)
+                following = islice(waiting, 0 if turn.over else 1)
+                running += [task.remote(shared, journal, shard) for shard in following]
+                packed = ray.get(done)
+                if packed is not None:
+                    yield packed
         finally:
             for left in running:
                 ray.cancel(left)
 
-    try:
+    with journal.kept(turn):
         yield from run_until_done(pending, run_once, turn)
-    finally:
-        journal.forget()
 
 
 def _pack_shard(context: PackContext, journal: ShardJournal, shard: int) -> PackedShard | None:
     """Pack a shard on a worker, unless shards are handed back."""
-    return None if journal.is_closed else pack_shard(context, int(shard))
+    return None if journal.hands_back else pack_shard(context, int(shard))
 
 
 def _memory(file_bytes: int) -> int:

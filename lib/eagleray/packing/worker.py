@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -49,6 +49,7 @@ class PackContext:
         max_bytes: Maximum number of bytes of an image.
         urls: Addresses that images may be fetched from.
         s3: Options that reach S3.
+        path_policy: Locations that may be read, whatever the manifest says.
     """
 
     output: str
@@ -59,6 +60,7 @@ class PackContext:
     max_bytes: int
     urls: UrlPolicy
     s3: storage.S3Options
+    path_policy: storage.PathPolicy = field(default_factory=storage.PathPolicy)
 
 
 class _OtherContentError(Exception):
@@ -119,7 +121,8 @@ class _ShardPacker:
         failed: list[tuple[int, BadImageError]] = []
         image_bytes = first = 0
         writer = self._new_writer()
-        reader = _reader(self._context.max_bytes, self._context.urls)
+        context = self._context
+        reader = _reader(context.max_bytes, context.urls, context.path_policy)
         for index, image in enumerate(_read_in_order(reader, image_sources(self._rows))):
             fault = _fault(image, self._context.max_bytes)
             if fault is not None:
@@ -193,8 +196,8 @@ def _manifest(folder: str, num_shards: int) -> ManifestReader:
 
 
 @functools.lru_cache(maxsize=1)
-def _reader(max_bytes: int, urls: UrlPolicy) -> ImageReader:
-    return ImageReader(max_bytes, urls)
+def _reader(max_bytes: int, urls: UrlPolicy, paths: storage.PathPolicy) -> ImageReader:
+    return ImageReader(max_bytes, urls, paths)
 
 
 def _read_in_order(

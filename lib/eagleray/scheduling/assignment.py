@@ -32,6 +32,7 @@ class Assignment(BaseModel):
         after: Name of the attempt that this one follows; "" for the first one, and for one that
             the record knows already.
         database: Identity of the submitter's database; "" if it may be another one.
+        inputs: Locations of the images of a prediction or packing, to tell small jobs.
         ray_address: Address of the Ray that the command joins; "" for the one that runs it.
     """
 
@@ -43,6 +44,7 @@ class Assignment(BaseModel):
     record: dict[str, Any] = Field(default_factory=dict)
     after: str = ""
     database: str = ""
+    inputs: tuple[str, ...] = ()
     ray_address: str = ""
 
     @classmethod
@@ -68,5 +70,5 @@ def next_submission(job: str, last: str) -> str:
     """
     if not last:
         return job
-    number = last.removeprefix(f"{job}.")
+    number = last.removeprefix(job).removeprefix(".")
     return f"{job}.{int(number) + 1 if number.isdecimal() else 2}"

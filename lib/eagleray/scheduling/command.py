@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, Final
 
 from eagleray.core import job_channel, parent_death
@@ -53,7 +53,7 @@ class JobCommand:
         self._socket, self._on_line = ours, on_line
         self._messages: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._last_line = self._error_line = ""
-        ends_with_parent = [sys.executable, parent_death.__file__, str(os.getpid())]
+        ends_with_parent = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid())]
         with theirs:
             self._process = subprocess.Popen(
                 [*ends_with_parent, sys.executable, "-P", "-m", "eagleray", *words],
@@ -94,6 +94,13 @@ class JobCommand:
         except queue.Empty:
             return {}
 
+    def last_messages(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the messages of a command that has ended and that were not taken yet."""
+        self._threads[2].join(1.0)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._messages.get_nowait()
+
     def request(self, name: str) -> None:
         """Send a request: `yield` or `resume`."""
         with contextlib.suppress(OSError):  # it has just ended
@@ -119,7 +126,6 @@ class JobCommand:
         deadline = time.monotonic() + 5.0
         for thread in self._threads[:2]:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._socket.close()
         return code
 
     def _read(self, stream: IO[bytes], is_output: bool) -> None:

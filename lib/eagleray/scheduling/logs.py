@@ -13,9 +13,9 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
@@ -59,7 +59,6 @@ class LogWriter:
     Args:
         folder: Folder or URI of the log.
         epoch: Number of the attempt.
-        s3: Options that reach it on S3.
         seconds: Time between the first files.
     """
 
@@ -68,10 +67,8 @@ class LogWriter:
         folder: str,
         epoch: int,
         *,
-        s3: Mapping[str, Any] | None = None,
         seconds: float = _FIRST_SECONDS,
     ) -> None:
-        self._s3 = s3 or {}
         self._folder, self._epoch, self._seconds = folder, epoch, seconds
         self._lines: list[bytes] = []
         self._waiting = self._total = self._number = 0
@@ -128,7 +125,6 @@ class LogWriter:
         from eagleray.io import storage
 
         try:
-            storage.use_s3(storage.S3Options(**self._s3))
             storage.put_atomic(_file(self._folder, self._epoch, self._number), content)
         except (OSError, InputError) as error:
             self.fault = str(error)
@@ -156,11 +152,18 @@ class LogReader:
 
     Args:
         row: The job.
+        epoch: Number of the attempt to begin with.
+        number: Number of the file in it to begin with.
     """
 
-    def __init__(self, row: JobRow) -> None:
+    def __init__(self, row: JobRow, *, epoch: int = 1, number: int = 0) -> None:
         self._folder, self._s3 = row.logs, row.s3
-        self._epoch, self._number = 1, 0
+        self._epoch, self._number = epoch, number
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Numbers of the attempt and of the file that are read next."""
+        return self._epoch, self._number
 
     def read(self, epoch: int) -> Iterator[LogLine]:
         """Yield the lines that were not read yet.
@@ -171,15 +174,29 @@ class LogReader:
         Raises:
             OSError: If the storage does not answer.
         """
+        while (lines := self.read_file(epoch)) is not None:
+            yield from lines
+
+    def read_file(self, epoch: int) -> list[LogLine] | None:
+        """Return the lines of the next file; None if there is none yet.
+
+        Args:
+            epoch: Number of the present attempt.
+
+        Raises:
+            OSError: If the storage does not answer.
+        """
         while self._folder:
             content = self._next_file()
             if content is not None:
-                for line in io.StringIO(content.decode(errors="replace"), newline="\n"):
-                    yield LogLine(line.removeprefix(OUTPUT_MARK), line.startswith(OUTPUT_MARK))
-            elif self._epoch >= epoch:
-                return
-            else:
-                self._epoch, self._number = self._epoch + 1, 0
+                return [
+                    LogLine(line.removeprefix(OUTPUT_MARK), line.startswith(OUTPUT_MARK))
+                    for line in io.StringIO(content.decode(errors="replace"), newline="\n")
+                ]
+            if self._epoch >= epoch:
+                return None
+            self._epoch, self._number = self._epoch + 1, 0
+        return None
 
     def _next_file(self) -> bytes | None:
         from eagleray.io import storage

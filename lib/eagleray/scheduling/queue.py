@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-__all__ = ["Decision", "QueueEntry", "Usage", "decide"]
+__all__ = ["MAX_PROCESSES", "SMALL_JOB", "Decision", "QueueEntry", "Usage", "decide"]
 
 MAX_PROCESSES: Final = 16
 """Number of jobs that wait with a process on the cluster; those behind wait in the database."""
 
+SMALL_JOB: Final = 5000
+"""Number of images up to which a job is small."""
+
 _HALF_LIFE: Final = timedelta(hours=12)  # of usage that counts against its owner
 _CORES_OF_A_GPU: Final = 16.0  # machines with GPUs have about as many for each
 _MIN_RUN: Final = timedelta(seconds=10)  # before a job makes room again
-_SMALL_JOB: Final = 5000  # images
 _MIN_RATIO: Final = 10  # of what is left of a large job to a small one
 
 
@@ -179,6 +181,6 @@ def _may_ask(entry: QueueEntry, running: QueueEntry) -> bool:
     if running.priority != entry.priority:
         return running.priority < entry.priority
     small, large = entry.images_left, running.images_left
-    if small is None or large is None or small > _SMALL_JOB:
+    if small is None or large is None or small > SMALL_JOB:
         return False
     return large >= _MIN_RATIO * small

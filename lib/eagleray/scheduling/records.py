@@ -37,6 +37,7 @@ __all__ = [
     "Report",
     "Turn",
     "new_job",
+    "submission_name",
 ]
 
 START_SECONDS: Final = 120.0
@@ -127,6 +128,11 @@ def new_job(**fields: Any) -> JobRow:
     return JobRow(**{**defaults, **fields})
 
 
+def submission_name(row: JobRow) -> str:
+    """Return a name for the next attempt of a job on its cluster."""
+    return next_submission(row.id, row.submission)
+
+
 class JobRecords:
     """The records of jobs; methods block on the database.
 
@@ -146,8 +152,8 @@ class JobRecords:
 
     @property
     def _mine(self) -> sa.ColumnElement[bool]:
-        """The condition of the jobs of this cluster, and of those that no process has claimed."""
-        return JobRow.cluster.in_({"", self._settings.cluster_name})
+        """The condition of the jobs of this cluster."""
+        return JobRow.cluster == self._settings.cluster_name
 
     # --- find ---
 
@@ -222,11 +228,11 @@ class JobRecords:
             rows = list(session.scalars(sa.select(JobRow).where(self._mine, lost | active)))
             parked = self._decide(session, now).parked
         rows = self._with_lost(rows, now)
-        waits = (JobState.QUEUED, JobState.LOST)
         return [
             row
             for row in sorted(rows, key=lambda row: row.created)
-            if row.state in waits and not _is_held(row, now) and row.id not in parked
+            if (row.state == JobState.LOST and row.retries_left)
+            or (row.state == JobState.QUEUED and not _is_held(row, now) and row.id not in parked)
         ]
 
     # --- submit ---
@@ -241,6 +247,7 @@ class JobRecords:
             found = session.get(JobRow, row.id)
             if found is not None:
                 return found
+            row.cluster = row.cluster or self._settings.cluster_name
             if row.submission:
                 row.lease_until = _now(session) + timedelta(seconds=START_SECONDS)
             session.add(row)
@@ -271,7 +278,7 @@ class JobRecords:
                 raise InputError(
                     f"Job {row.id} is {current.state}; attach to it, or cancel it first."
                 )
-            current.submission = submission or next_submission(row.id, row.submission)
+            current.submission = submission or submission_name(current)
             current.state, current.message = JobState.QUEUED.value, ""
             current.lease_until = now + timedelta(seconds=START_SECONDS)
             current.ended = current.exit_code = current.heartbeat = None
@@ -346,6 +353,11 @@ class JobRecords:
             session.flush()
             return row
 
+    def set_size(self, job: str, size: int) -> None:
+        """Store how many images a job has."""
+        with self._database.session() as session:
+            session.execute(sa.update(JobRow).where(JobRow.id == job).values(size=size))
+
     def wait_for_turn(self, job: str, epoch: int) -> Turn | None:
         """Renew the lease of a job that waits, and admit it if it is its turn.
 
@@ -414,23 +426,32 @@ class JobRecords:
 
     def end(
         self,
-        job: str,
-        epoch: int,
+        attempt: JobRow,
         state: JobState,
         *,
         exit_code: int | None = None,
         message: str = "",
+        report: Report | None = None,
     ) -> bool:
         """Store how an attempt has ended.
+
+        Args:
+            attempt: The job as it was claimed.
+            state: How it has ended.
+            exit_code: Exit code of its command.
+            message: Sentence that explains the state.
+            report: The last report, if there was one since the last sign of life.
 
         Returns:
             Whether the process still had the job; if not, nothing is stored.
         """
         with self._database.session() as session:
             now = _now(session)
-            row = session.get(JobRow, job, with_for_update=True)
-            if row is None or row.epoch != epoch or row.state not in _ACTIVE:
+            row = session.get(JobRow, attempt.id, with_for_update=True)
+            if row is None or row.epoch != attempt.epoch or row.state not in _ACTIVE:
                 return False
+            if report is not None:
+                _store(row, report)
             _end(row, state, now)
             row.exit_code, row.message = exit_code, message
             return True
@@ -481,7 +502,8 @@ def _store(row: JobRow, report: Report) -> None:
     row.core_seconds += report.core_seconds
     row.gpu_seconds += report.gpu_seconds
     if report.resumed_by:
-        row.words = list(report.resumed_by)
+        kept = [word for word in row.words if word == "--json"]
+        row.words = [*report.resumed_by, *kept]
 
 
 def _end(row: JobRow, state: JobState, now: datetime) -> None:

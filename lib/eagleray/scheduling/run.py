@@ -7,31 +7,40 @@ make room for another job. If another attempt has taken the job, it ends its own
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from eagleray.core.display import escape_text
-from eagleray.core.errors import EaglerayError, ExitCode, OutageError, UserError
+from eagleray.core.errors import EaglerayError, ExitCode, InputError, OutageError, UserError
 from eagleray.core.job_state import JobState
 from eagleray.core.settings import Settings, read_settings
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.database.tables import JobRow
+from eagleray.io import storage
+from eagleray.io.spec_fields import S3Fields
 from eagleray.scheduling.assignment import HANDED_OVER, VARIABLE, Assignment
 from eagleray.scheduling.command import JobCommand
 from eagleray.scheduling.logs import OUTPUT_MARK, LogWriter
+from eagleray.scheduling.packages import keep_package
 from eagleray.scheduling.records import JobRecords, Report, new_job
+from eagleray.scheduling.size import count_images
 
 __all__ = ["main"]
 
 _SPEC_VARIABLE: Final = "EAGLERAY_JOB_SPEC"
+_SPEC_WORDS: Final = ("--json", "--spec", f"env:{_SPEC_VARIABLE}")
 _SECONDS_BETWEEN_TURNS: Final = 2.0
+_SECONDS_TO_STORE_END: Final = 600.0
 
 
 def main() -> int:
@@ -44,19 +53,22 @@ def main() -> int:
     settings = read_settings()
     database = open_database(settings)
     records = JobRecords(database, settings)
-    _add_record(records, assignment)
+    fault = _mismatch(assignment, database)
+    if assignment.record and not fault:
+        _add_record(records, assignment)
     row = records.claim(assignment.job, assignment.submission)
+    if fault:
+        if row is not None:
+            records.end(row, JobState.FAILED, exit_code=ExitCode.USER, message=fault)
+        raise UserError(fault)
     if row is None:
         _say(f"Job {assignment.job} has ended, or belongs to another submission.")
         return HANDED_OVER
-    attempt = _Attempt(records, settings, row, ray_address=assignment.ray_address)
+    storage.use_s3(S3Fields().with_settings(settings).s3)
+    storage.use_s3(storage.S3Options(**row.s3))
+    attempt = _Attempt(records, settings, row, assignment)
     signal.signal(signal.SIGTERM, attempt.stop)
     signal.signal(signal.SIGINT, attempt.stop)
-    try:
-        _require_same(assignment, database)
-    except UserError as error:
-        records.end(row.id, row.epoch, JobState.FAILED, exit_code=2, message=str(error))
-        raise
     return attempt.run()
 
 
@@ -66,42 +78,38 @@ def _add_record(records: JobRecords, assignment: Assignment) -> None:
     Raises:
         InputError: If another attempt of the job runs.
     """
-    if not assignment.record:
-        return
     ours = {"id": assignment.job, "submission": assignment.submission}
     row = records.add(new_job(**assignment.record, **ours))
     if assignment.after and row.submission == assignment.after:
         records.submit_again(row, submission=assignment.submission)
 
 
-def _require_same(assignment: Assignment, database: OpenDatabase) -> None:
-    """Refuse a submitter that has another version or another database.
-
-    Raises:
-        UserError: If it has.
-    """
+def _mismatch(assignment: Assignment, database: OpenDatabase) -> str:
+    """Return why a submission is not for this cluster; "" if it is."""
     ours = Assignment(job="", submission="").version
     if assignment.version != ours:
-        raise UserError(
+        return (
             f"The cluster has Eagleray {ours} and the submitter {assignment.version}; install the "
             "cluster's version."
         )
     if assignment.database and assignment.database != database.read_identity():
-        raise UserError(
+        return (
             "EAGLERAY_DATABASE_URL names another database on the cluster than on the submitter's "
             "machine; set the same one, or none on the submitter's."
         )
+    return ""
 
 
 class _Attempt:
     """One attempt of a job, from its claim to its end."""
 
     def __init__(
-        self, records: JobRecords, settings: Settings, row: JobRow, *, ray_address: str
+        self, records: JobRecords, settings: Settings, row: JobRow, assignment: Assignment
     ) -> None:
         self._records, self._settings, self._row = records, settings, row
+        self._inputs = assignment.inputs or (row.spec or {}).get("inputs", ())
         # Ray may have put the address of its job server here, and its own is another one.
-        self._ray_address = ray_address or os.environ.get("RAY_ADDRESS", "auto")
+        self._ray_address = assignment.ray_address or os.environ.get("RAY_ADDRESS", "auto")
         self._stopped = False
         self._command: JobCommand | None = None
 
@@ -115,7 +123,9 @@ class _Attempt:
         """Wait for the job's turn, run its command, and store how it ends."""
         if (code := self._wait_for_turn()) is not None:
             return code
-        log = LogWriter(self._row.logs, self._row.epoch, s3=self._row.s3)
+        if self._row.package:
+            threading.Thread(target=self._keep_inputs, daemon=True).start()
+        log = LogWriter(self._row.logs, self._row.epoch)
 
         def on_line(line: str, is_output: bool) -> None:
             log.add(line, is_output=is_output)
@@ -127,13 +137,15 @@ class _Attempt:
         self._command = command
         if self._stopped:
             command.terminate()
-        interrupted = _Watch(self._records, self._settings, self._row, command).run()
+        watch = _Watch(self._records, self._settings, self._row, command)
+        interrupted = watch.run()
         self._stopped = self._stopped or interrupted
         code = command.wait()
         log.close()
         if log.fault:
             _say(f"The log could not be kept in {self._row.logs} ({log.fault}).")
-        return self._store_end(command, code)
+        self._store_end(command.message, code, watch.last_report())
+        return code if code >= 0 else 128 - code
 
     def _wait_for_turn(self) -> int | None:
         """Wait until the job is admitted; return an exit code if it never is."""
@@ -156,12 +168,27 @@ class _Attempt:
                     "supervise` submits it again when its turn comes near."
                 )
                 return HANDED_OVER
+            if position == 0 and self._row.size is None and self._inputs:
+                threading.Thread(target=self._count, daemon=True).start()
             if turn.position != position:
                 position = turn.position
                 _say(f"Job {job} waits for its turn; it is number {position} in the queue.")
             time.sleep(_SECONDS_BETWEEN_TURNS)
-        self._records.end(job, self._row.epoch, JobState.CANCELLED)
+        self._records.end(self._row, JobState.CANCELLED)
         return ExitCode.INTERRUPTED
+
+    def _count(self) -> None:
+        """Store how many images a job has that waits, if they are few."""
+        size = count_images(self._inputs)
+        if size is not None:
+            with contextlib.suppress(OutageError):  # the job waits in its place then
+                self._records.set_size(self._row.id, size)
+
+    def _keep_inputs(self) -> None:
+        try:
+            keep_package(self._row, Path.cwd())
+        except (OSError, InputError) as error:
+            _say(f"The local inputs could not be kept in {self._row.logs} ({error}).")
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "EAGLERAY_RAY_ADDRESS": self._ray_address}
@@ -170,25 +197,31 @@ class _Attempt:
             environment[_SPEC_VARIABLE] = json.dumps(self._row.spec)
         return environment
 
-    def _store_end(self, command: JobCommand, code: int) -> int:
-        job, epoch = self._row.id, self._row.epoch
-        state, message = JobState.FAILED, command.message
+    def _store_end(self, message: str, code: int, report: Report) -> None:
+        """Store how the command has ended; a database that does not answer is waited for."""
+        job, state = self._row.id, JobState.FAILED
         if code == ExitCode.OK:
             state, message = JobState.SUCCEEDED, ""
         elif self._stopped:
             state, message = JobState.CANCELLED, f"`eagleray jobs retry {job}` resumes it."
         elif code < 0:
-            state = JobState.LOST
-            message = (
-                f"Its process was ended by {signal.Signals(-code).name}; the node may have had too "
-                "little memory."
-            )
-        try:
-            if not self._records.end(job, epoch, state, exit_code=code, message=message):
-                _say(f"Job {job} was cancelled, or another attempt has taken it.")
-        except OutageError as error:
-            _say(f"The end of job {job} ({state}) could not be stored: {error}")
-        return code if code >= 0 else 128 - code
+            state, name = JobState.LOST, signal.Signals(-code).name
+            message = f"Its process was ended by {name}; the node may have had too little memory."
+        deadline = time.monotonic() + _SECONDS_TO_STORE_END
+        while True:
+            try:
+                held = self._records.end(
+                    self._row, state, exit_code=code, message=message, report=report
+                )
+            except OutageError as error:
+                _say(f"The end of job {job} ({state}) cannot be stored now: {error}")
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_SECONDS_BETWEEN_TURNS)
+            else:
+                if not held:
+                    _say(f"Job {job} was cancelled, or another attempt has taken it.")
+                return
 
 
 class _Watch:
@@ -221,6 +254,13 @@ class _Watch:
             if self._take(self._command.next_message(next_beat - time.monotonic())):
                 next_beat = time.monotonic()
         return False
+
+    def last_report(self) -> Report:
+        """Return what the command has reported until its end and the record does not have."""
+        for message in self._command.last_messages():
+            self._take(message)
+        self._count()
+        return self._report
 
     def _take(self, message: Mapping[str, Any]) -> bool:
         """Take in a message of the command; return whether the record should have it at once."""
@@ -281,11 +321,9 @@ class _Watch:
 
 
 def _words(row: JobRow) -> list[str]:
-    """Return the words of a job's command: its specification, or what resumes it."""
-    if row.spec is None:
-        return [row.program, *row.words]
-    given = row.words or ["--spec", f"env:{_SPEC_VARIABLE}"]
-    return [row.program, "--json", *given]
+    """Return the words of a job's command: its own, or what resumes it, or its specification."""
+    by_spec = row.spec is not None and not row.words
+    return [row.program, *(_SPEC_WORDS if by_spec else row.words)]
 
 
 def _say(text: str) -> None:

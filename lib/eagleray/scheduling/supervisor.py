@@ -63,10 +63,10 @@ def supervise(records: JobRecords, connect: Callable[[], AttemptServer]) -> Iter
             continue
         if row.state == JobState.LOST:
             server.stop_attempt(row)
-        yield from _start(server, row, again)
+        yield _start(records, server, row, again)
 
 
-def _start(server: AttemptServer, row: JobRow, again: JobRow) -> Iterator[str]:
+def _start(records: JobRecords, server: AttemptServer, row: JobRow, again: JobRow) -> str:
     if row.state == JobState.LOST:
         left = f"{again.retries_left} of {again.retries} retries are left"
         what = f"Job {row.id} was lost ({row.message.rstrip('.')})"
@@ -77,6 +77,6 @@ def _start(server: AttemptServer, row: JobRow, again: JobRow) -> Iterator[str]:
     except OutageError:
         raise
     except UserError as error:
-        yield f"{what}; the cluster refuses it: {error}"
-    else:
-        yield f"{what}; it is submitted again as {again.submission}, {left}."
+        records.fail_start(again, str(error))
+        return f"{what}; the cluster refuses it: {error}"
+    return f"{what}; it is submitted again as {again.submission}, {left}."

@@ -20,7 +20,13 @@ from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.names import require_application_name
 from eagleray.database.rows import BadRowError, readable_rows, report_bad_row
 from eagleray.database.store import OpenDatabase
-from eagleray.database.tables import ApiKeyRow, ApplicationRow, PinRow, ServingChangeRow
+from eagleray.database.tables import (
+    ApiKeyRow,
+    ApplicationRow,
+    GrantRow,
+    PinRow,
+    ServingChangeRow,
+)
 from eagleray.serving.audit import Change, read_changes, record_change
 from eagleray.serving.routing import Application, Callers, Key
 
@@ -98,6 +104,7 @@ class Applications:
                     created=datetime.now(UTC),
                     images_per_second=images_per_second,
                     disabled=False,
+                    max_priority=0,
                 )
             )
             session.flush()
@@ -115,6 +122,22 @@ class Applications:
         with self._database.session() as session:
             self._require(session, name).images_per_second = images_per_second
             self._record(session, name, "quota" + (_quota_text(images_per_second) or " removed"))
+
+    def set_max_priority(self, name: str, priority: int) -> None:
+        """Change the highest priority that jobs of an application may have.
+
+        Raises:
+            UnknownNameError: If there is no such application.
+        """
+        with self._database.session() as session:
+            self._require(session, name).max_priority = priority
+            self._record(session, name, f"jobs of priority up to {priority}")
+
+    def max_priority(self, name: str) -> int:
+        """Return the highest priority of an application's jobs; 0 for callers without one."""
+        with self._database.reading() as session:
+            row = session.get(ApplicationRow, name)
+            return 0 if row is None else row.max_priority
 
     def disable(self, name: str, *, disabled: bool = True) -> None:
         """Disable an application, so that its keys are refused, or enable it again.
@@ -134,7 +157,7 @@ class Applications:
         """
         with self._database.session() as session:
             row = self._require(session, name)
-            for table in (ApiKeyRow, PinRow):
+            for table in (ApiKeyRow, PinRow, GrantRow):
                 session.execute(sa.delete(table).where(table.application == name))
             session.delete(row)
             self._record(session, name, "deleted")

@@ -20,7 +20,7 @@ MODELS = "Models"
 SPEED = "Performance"
 LIMITS = "Limits"
 NAMES = "Host names"
-BATCHES = "Batch jobs"
+BATCHES = "Jobs of callers"
 
 Locations = Annotated[tuple[PathPrefix, ...], AsList]
 
@@ -132,22 +132,22 @@ class ServiceConfig(Spec):
     batch_inputs: Locations = spec_field(
         (),
         BATCHES,
-        "Prefixes of storage locations that batch jobs of callers may read; "
+        "Prefixes of storage locations that jobs of callers may read; "
         "{application} in one stands for the caller. Default: none.",
     )
     batch_outputs: Locations = spec_field(
         (),
         BATCHES,
-        "Prefixes of storage locations to which batch jobs may write, and from which they may read "
-        "earlier results; default: none, and no batch jobs.",
+        "Prefixes of storage locations to which jobs of callers may write, and from which they may "
+        "read earlier results; default: none, and no jobs.",
     )
     max_concurrent_batches: int = spec_field(
-        1, BATCHES, "Maximum number of batch jobs that run at a time; others wait.", ge=1, le=1000
+        1, BATCHES, "Maximum number of jobs that run at a time; others wait.", ge=1, le=1000
     )
     max_batches_per_application: int = spec_field(
         20,
         BATCHES,
-        "Maximum number of batch jobs of an application, running and waiting; more are refused.",
+        "Maximum number of jobs of an application, running and waiting; more are refused.",
         ge=1,
     )
 

@@ -129,7 +129,7 @@ class JobLogs(_Wire):
     """What a job has printed, from a position on."""
 
     lines: list[JobLogLine]
-    next: int = Field(description="Position after the last of the lines.")
+    next: str = Field(description="Position after the last of the lines.")
     ended: bool = Field(description="Whether the job has ended and prints no more after these.")
 
 

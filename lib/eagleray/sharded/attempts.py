@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,7 +13,13 @@ import numpy.typing as npt
 
 from eagleray.core.errors import ContractError, JobFailedError, PackageError
 from eagleray.core.ray_errors import read_failure
-from eagleray.core.ray_private import delete_key, delete_keys, has_key, put_key_if_absent
+from eagleray.core.ray_private import (
+    delete_key,
+    delete_keys,
+    has_key,
+    is_draining,
+    put_key_if_absent,
+)
 from eagleray.core.yielding import Turn
 from eagleray.sharded.shard_results import FinishedShard
 
@@ -23,6 +31,7 @@ Shards = npt.NDArray[np.int64]
 
 _NAMESPACE = b"eagleray"
 _MAX_FRUITLESS_RUNS = 3
+_SECONDS_BETWEEN_LOOKS = 0.2  # whether the turn is over
 
 
 def run_until_done(
@@ -102,18 +111,33 @@ class ShardJournal:
         """
         delete_key(self._key(f"{shard}-0"), _NAMESPACE)
 
-    def close(self) -> None:
-        """Have workers hand back the shards that they have not begun."""
-        put_key_if_absent(self._key("closed"), _NAMESPACE)
+    @contextlib.contextmanager
+    def kept(self, turn: Turn) -> Iterator[None]:
+        """Keep the notes during the block; when the turn is over, have workers hand shards back."""
+        ended = threading.Event()
+
+        def close_in_time() -> None:
+            while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+                if turn.over:
+                    put_key_if_absent(self._key("closed"), _NAMESPACE)
+                    return
+
+        thread = threading.Thread(target=close_in_time, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            delete_keys(self._key(""), _NAMESPACE)
 
     @property
-    def is_closed(self) -> bool:
-        """Whether shards that were not begun are to be handed back."""
-        return has_key(self._key("closed"), _NAMESPACE)
+    def hands_back(self) -> bool:
+        """Whether a worker is to hand back a shard that it has not begun.
 
-    def forget(self) -> None:
-        """Remove all notes of this run."""
-        delete_keys(self._key(""), _NAMESPACE)
+        That is so when the workers are needed elsewhere, or this worker's node is about to end.
+        """
+        return has_key(self._key("closed"), _NAMESPACE) or is_draining()
 
     def _key(self, name: str) -> str:
         return f"shards-begun-{self.run}-{name}"

@@ -169,12 +169,14 @@ class JobMonitor:
                 self._look_for_requests()
 
     def _look_for_requests(self) -> None:
-        if not self.cancelled and storage.exists(self._layout.cancel):
+        if self.cancelled:
+            return
+        if storage.exists(self._layout.cancel):
             self.cancelled = True
             # A signal interrupts a waiting main thread at once;
             # `_thread.interrupt_main` only after the wait.
             os.kill(os.getpid(), signal.SIGINT)
-        if storage.exists(self._layout.pause):
+        elif storage.exists(self._layout.pause):
             self._yield_signal.request(PERSON)
         else:
             self._yield_signal.clear(PERSON)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import JobFailedError
+from eagleray.core.job_channel import JobChannel, process_channel
 from eagleray.core.job_state import JobState
-from eagleray.core.yielding import Turn, YieldSignal
+from eagleray.core.yielding import QUEUE, Turn, YieldSignal
 from eagleray.io import storage
 from eagleray.sharded.attempts import Shards
 from eagleray.sharded.failure_limit import FailureLimit
@@ -45,6 +46,7 @@ class JobRun:
         max_failures: Number of failures that stops the job.
         reporter: Receives the progress.
         yield_signal: Asks the job to yield its workers.
+        channel: Tells the queue of jobs, if the job came through one, that it has yielded them.
     """
 
     layout: OutputLayout
@@ -52,6 +54,7 @@ class JobRun:
     max_failures: FailureLimit
     reporter: ProgressReporter
     yield_signal: YieldSignal = field(default_factory=YieldSignal)
+    channel: JobChannel = field(default_factory=process_channel)
 
     @contextlib.contextmanager
     def monitored(self) -> Iterator[JobMonitor]:
@@ -95,7 +98,11 @@ class JobRun:
             return
         turn = self._next_turn(monitor, self.reporter.note)
         shards = work(np.flatnonzero(is_left), turn)  # may start Ray, which takes seconds
-        with self.reporter.progress(title, self.plan.num_rows) as bar, self._unless_committed():
+        with (
+            self.reporter.progress(title, self.plan.num_rows) as bar,
+            self.channel.able_to_yield(),
+            self._unless_committed(),
+        ):
             bar.advance(monitor.num_done, failed=monitor.num_failed)
             metrics = ShardMetrics(self.plan)
             metrics.start(monitor.num_done)
@@ -124,6 +131,8 @@ class JobRun:
             done = f"{monitor.num_done:,} of {self.plan.num_rows:,} images are done"
             monitor.enter(JobState.YIELDED, f"{waits}; {done}.")
             say(f"{waits}; {done}.")
+            if signal.requested_for(QUEUE):
+                self.channel.yielded()
             signal.wait(given_up=lambda: monitor.cancelled)
             if monitor.cancelled:
                 raise KeyboardInterrupt

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from eagleray.core.errors import JobFailedError
+from eagleray.core.job_channel import process_channel
 from eagleray.core.ray_errors import read_failure
 from eagleray.core.ray_private import lean_torch_trainer, post_message, take_messages
 from eagleray.core.ray_session import Cluster
@@ -161,6 +162,10 @@ def run_workers(
             storage_path=ray_folder,
             failure_config=FailureConfig(max_failures=_MAX_RESTARTS_WITHOUT_PROGRESS),
         ),
+    )
+    held = worker_resources(spec, cluster)
+    process_channel().hold(
+        cores=spec.min_workers * held.get("CPU", 0.0), gpus=spec.min_workers * held.get("GPU", 0.0)
     )
     with _EventReceiver(channel, on_event) as receiver:
         try:

@@ -192,6 +192,7 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
         label_columns=spec.label_columns,
         separator=spec.separator,
         task=spec.task,
+        policy=spec.path_policy,
     )
     require_enough(images, spec.task, location)
     with spec.naming("attributes"):

@@ -31,12 +31,12 @@ from pydantic import ValidationError
 
 from eagleray.core.errors import InputError, UnknownNameError, UserError
 from eagleray.core.spec import join_faults, panel_of
-from eagleray.io.spec_fields import S3_PANEL
+from eagleray.io.spec_fields import S3_PANEL, SOURCES_PANEL
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import task_class
 from eagleray.training.spec import DATA, RUN, TrainSpec
 
-__all__ = ["SearchSpace", "default_space", "read_space"]
+__all__ = ["SearchSpace", "default_space", "make_space", "read_space"]
 
 Scalar = bool | int | float | str | None
 Distribution: TypeAlias = CategoricalDistribution | FloatDistribution | IntDistribution
@@ -142,7 +142,28 @@ def read_space(
         UserError: If the file is missing, not YAML or not valid; the message names all fields at
             fault.
     """
-    content = read_fields(location, "search space")
+    return make_space(read_fields(location, "search space"), fields, where=location, name=name)
+
+
+def make_space(
+    content: Mapping[str, Any],
+    fields: Mapping[str, Any],
+    *,
+    where: str,
+    name: Callable[[str], str] = str,
+) -> SearchSpace:
+    """Make a search space from the content of its file.
+
+    Args:
+        content: The sections `fixed` and `search`.
+        fields: Fixed fields, which replace those of the content.
+        where: Location of the file, for messages.
+        name: As for `read_space`.
+
+    Raises:
+        UserError: If it is not valid; the message names all fields at fault.
+    """
+    location = where
     faults = _Faults(f"{location}: ")
     for section in content:
         if section not in ("fixed", "search"):
@@ -265,7 +286,8 @@ def _require_searchable(name: str, location: str) -> None:
     fields = TrainSpec.model_fields
     if name not in fields:
         raise UnknownNameError("field of a specification", str(name), list(fields), where=location)
-    if name in _NOT_SEARCHED or panel_of(fields[name].json_schema_extra) in (DATA, RUN, S3_PANEL):
+    panel = panel_of(fields[name].json_schema_extra)
+    if name in _NOT_SEARCHED or panel in (DATA, RUN, SOURCES_PANEL, S3_PANEL):
         raise InputError(
             f"{location}: search.{name}: all trials have the same {name}; put it under "
             "`fixed`, or give it as an option."

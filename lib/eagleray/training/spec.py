@@ -24,7 +24,7 @@ from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
 from eagleray.core.spec import Names, Texts, panel_of, spec_field, worker_range
 from eagleray.core.types import DeviceChoice
-from eagleray.io.spec_fields import S3_PANEL, S3Fields
+from eagleray.io.spec_fields import S3_PANEL, SOURCES_PANEL, ReadFields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
 from eagleray.training.spec_values import ClassWeights, Tags, class_weight, require_tags
@@ -57,7 +57,7 @@ class UnfreezeStep:
     stages: int | None
 
 
-class TrainSpec(S3Fields):
+class TrainSpec(ReadFields):
     """A training run; each field is described beside it."""
 
     data: str = spec_field(
@@ -453,9 +453,10 @@ class TrainSpec(S3Fields):
         values = self.model_dump(mode="json")
         panel = ""
         fields = type(self).model_fields.items()
-        # Those of the base class, about S3, come last.
+        # Those of the base classes, about what is read and S3, come last.
         for name, field in sorted(
-            fields, key=lambda item: panel_of(item[1].json_schema_extra) == S3_PANEL
+            fields,
+            key=lambda item: panel_of(item[1].json_schema_extra) in (SOURCES_PANEL, S3_PANEL),
         ):
             if panel_of(field.json_schema_extra) != panel:
                 panel = panel_of(field.json_schema_extra)

@@ -14,6 +14,7 @@ import functools
 from collections.abc import Sequence
 
 from eagleray.core.errors import JobFailedError
+from eagleray.core.job_channel import process_channel
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.io import storage
@@ -75,6 +76,9 @@ def run_trials(
     )
     _keep_ended(tracker, earlier)
     if len(tracker.trials) < budget.num_trials:
+        process_channel().hold(
+            cores=concurrent * resources["cpu"], gpus=concurrent * resources.get("gpu", 0.0)
+        )
         _run_tuner(
             trial_input,
             budget,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from eagleray.batch.pipeline import WorkerPool
+from eagleray.core.errors import InputError
+from eagleray.core.node_types import ClusterLimits
 from eagleray.core.ray_session import Cluster
+from eagleray.core.types import DeviceChoice
+
+GROWS = ClusterLimits(max_cpus=64, max_gpus=4, cpus_per_node=8, gpus_per_node=1, cpus_per_gpu=16)
 
 
 def worker_pool(
@@ -16,9 +23,11 @@ def worker_pool(
     shards: int = 1000,
     wanted: tuple[int, int] | None = None,
     split: bool | None = None,
+    device: DeviceChoice = "auto",
+    limits: ClusterLimits | None = None,
 ) -> WorkerPool:
-    cluster = Cluster(num_cpus=cpus, num_gpus=gpus, embedded=True, num_nodes=nodes)
-    return WorkerPool.choose(cluster, shards, wanted=wanted, split=split)
+    cluster = Cluster(cpus, gpus, embedded=limits is None, num_nodes=nodes, limits=limits)
+    return WorkerPool.choose(cluster, shards, wanted=wanted, split=split, device=device)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +83,46 @@ def test_split_on_request_where_there_is_no_gpu() -> None:
     chosen = worker_pool(cpus=4, split=True)
     assert not chosen.uses_gpu
     assert (chosen.num_processes, chosen.per_process, chosen.num_decoders) == (4, 1, 4)
+
+
+def test_a_cluster_at_zero_is_asked_for_all_that_it_could_have() -> None:
+    chosen = worker_pool(cpus=0, device="cpu", limits=GROWS)
+    assert (chosen.num_workers, chosen.max_workers, chosen.per_process) == (64, 64, 4)
+    assert chosen.claim == {"num_cpus": 4.0}  # nodes that are added have a core for each worker
+    assert chosen.per_node == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shards", "workers"),
+    [((2, 16), 1000, 16), ((2, 100), 1000, 64), ((2, 16), 5, 5)],
+)
+def test_a_cluster_that_grows_is_asked_for_the_most_that_is_wanted(
+    wanted: tuple[int, int], shards: int, workers: int
+) -> None:
+    chosen = worker_pool(cpus=0, device="cpu", wanted=wanted, shards=shards, limits=GROWS)
+    assert (chosen.num_workers, chosen.max_workers) == (workers, workers)
+
+
+def test_a_cluster_at_zero_is_asked_for_gpus_and_the_cores_beside_them() -> None:
+    chosen = worker_pool(cpus=0, limits=GROWS)  # nothing is there, and GPUs are fastest
+    assert (chosen.uses_gpu, chosen.num_workers, chosen.num_decoders) == (True, 4, 60)
+    assert (chosen.per_node, chosen.claim) == (15, {"num_gpus": 1})
+
+
+def test_cores_that_are_there_are_taken_before_gpus_are_added() -> None:
+    assert not worker_pool(cpus=8, limits=GROWS).uses_gpu
+    assert worker_pool(cpus=8, device="gpu", limits=GROWS).uses_gpu
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"wanted": (5, 9), "device": "gpu", "limits": GROWS}, "has 4 GPUs and does not grow"),
+        ({"wanted": (129, 200), "device": "cpu", "limits": GROWS}, "64 CPU cores and does not"),
+        ({"cpus": 2, "wanted": (5, 5)}, "the cluster has 2 CPU cores, which take 4 workers"),
+        ({"device": "gpu"}, "--device gpu: the cluster has no GPU;"),
+    ],
+)
+def test_what_a_cluster_never_has_is_refused(asked: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        worker_pool(**asked)

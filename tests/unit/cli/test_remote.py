@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from eagleray.cli.remote import run_on_cluster
 from eagleray.clusters.profiles import ClusterProfile, ClusterProfiles
 from eagleray.core.errors import UnknownNameError, UserError
 from eagleray.core.settings import read_settings
+from tests.support.stub_server import Answer, Sent, stub_server
 
 PREDICT = "eagleray.jobs.predict"
 
@@ -32,64 +31,48 @@ class Received:
     ray: str = version("ray")
     outages: int = 0
 
+    def answer(self, sent: Sent) -> Answer:
+        """Accept everything; jobs succeed at once."""
+        assert sent.headers["authorization"] == "Bearer abc"
+        name = sent.path.rpartition("/")[2]
+        if sent.method == "POST":
+            self.jobs.append(json.loads(sent.body))
+            return as_json({})
+        if sent.method == "PUT":
+            self.uploads[name] = sent.body
+            return as_json({})
+        if self.jobs and self.outages:
+            self.outages -= 1
+            return as_json({}, 502)
+        if sent.path == "/api/version":
+            return as_json({"ray_version": self.ray})
+        if sent.path.startswith("/api/packages/"):
+            return as_json({}, 200 if name in self.uploads else 404)
+        if name == "logs":
+            return as_json({"logs": "Running entrypoint for job x\nnote\n\x1fresult\n"})
+        jobs = [self.describe(job) for job in self.jobs]
+        if not name:
+            return as_json(jobs)
+        return as_json(next(job for job in jobs if job["submission_id"] == name))
 
-class Server(ThreadingHTTPServer):
-    """A job server that accepts everything; jobs succeed at once."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.received = Received()
+    @staticmethod
+    def describe(job: dict[str, Any]) -> dict[str, Any]:
+        known = {"submission_id": job["submission_id"], "metadata": job["metadata"]}
+        return {**known, "status": "SUCCEEDED"}
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        received, name = self.server.received, self.path.rpartition("/")[2]
-        if received.jobs and received.outages:
-            received.outages -= 1
-            self.answer({}, 502)
-        elif self.path == "/api/version":
-            self.answer({"ray_version": received.ray})
-        elif self.path.startswith("/api/packages/"):
-            self.answer({}, 200 if name in received.uploads else 404)
-        elif name == "logs":
-            self.answer({"logs": "Running entrypoint for job x\nnote\n\x1fresult\n"})
-        else:
-            self.answer({"submission_id": name, "status": "SUCCEEDED"})
-
-    def do_POST(self) -> None:
-        self.server.received.jobs.append(json.loads(self.body()))
-        self.answer({})
-
-    def do_PUT(self) -> None:
-        self.server.received.uploads[self.path.rpartition("/")[2]] = self.body()
-        self.answer({})
-
-    def body(self) -> bytes:
-        return self.rfile.read(int(self.headers["Content-Length"]))
-
-    def answer(self, value: Any, status: int = 200) -> None:
-        assert self.headers["Authorization"] == "Bearer abc"
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(json.dumps(value).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
+def as_json(value: Any, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(value).encode())
 
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[Received]:
     """Run a job server under the name `far`."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        name_cluster("far", f"ray-jobs+http://127.0.0.1:{server.server_port}")
-        yield server.received
-        server.shutdown()
-        thread.join()
+    received = Received()
+    with stub_server(received.answer) as server:
+        name_cluster("far", f"ray-jobs+{server.url}")
+        yield received
 
 
 def name_cluster(name: str, address: str) -> None:
@@ -101,22 +84,32 @@ def name_cluster(name: str, address: str) -> None:
 def submitted(*words: str) -> int:
     """Return the exit code of a command that runs elsewhere."""
     with pytest.raises(SystemExit) as caught:
-        run_on_cluster(PREDICT, words)
+        run_on_cluster("predict", PREDICT, words)
     code = caught.value.code
     assert isinstance(code, int)
     return code
 
 
+@pytest.mark.parametrize("program", ["serve", "gateway", "demo"])
+def test_the_service_and_its_gateway_stay_here(program: str) -> None:
+    words = ["--cluster", "nobody"]
+    assert run_on_cluster(program, PREDICT, words) == words
+
+
 def test_a_command_without_a_cluster_stays_here() -> None:
     words = ["photos", "--model", "m@production", "--output", "results"]
-    assert run_on_cluster(PREDICT, words) == words
-    assert run_on_cluster(PREDICT, ["--cluster", "nobody", "--help"])[-1] == "--help"
+    assert run_on_cluster("predict", PREDICT, words) == words
+    assert run_on_cluster("predict", PREDICT, ["--cluster", "nobody", "--help"])[-1] == "--help"
 
 
 @pytest.mark.parametrize("words", [["--cluster", "near"], ["--cluster=near"]])
 def test_a_name_becomes_the_address_that_a_process_joins(words: list[str]) -> None:
     name_cluster("near", "head:6379")
-    assert run_on_cluster(PREDICT, ["photos", *words]) == ["photos", "--cluster", "head:6379"]
+    assert run_on_cluster("predict", PREDICT, ["photos", *words]) == [
+        "photos",
+        "--cluster",
+        "head:6379",
+    ]
 
 
 def test_commands_join_the_cluster_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,13 +118,13 @@ def test_commands_join_the_cluster_in_use(monkeypatch: pytest.MonkeyPatch) -> No
     settings = read_settings()
     profiles = ClusterProfiles.read(settings).model_copy(update={"used": "near"})
     profiles.write(settings)
-    assert run_on_cluster(PREDICT, ["photos"]) == ["photos"]
+    assert run_on_cluster("predict", PREDICT, ["photos"]) == ["photos"]
     assert read_settings().ray_address == "head:6379"
 
 
 def test_an_unknown_cluster_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="No cluster is named 'nobody'"):
-        run_on_cluster(PREDICT, ["photos", "--cluster", "nobody"])
+        run_on_cluster("predict", PREDICT, ["photos", "--cluster", "nobody"])
 
 
 def test_words_travel_as_a_list_with_small_inputs(
@@ -145,8 +138,8 @@ def test_words_travel_as_a_list_with_small_inputs(
     (job,) = received.jobs
     ((package, content),) = received.uploads.items()
     submission = json.loads(job["runtime_env"]["env_vars"]["EAGLERAY_SUBMISSION"])
-    assert submission["program"] == "predict"
-    assert submission["words"] == [f"inputs/0/{folder.name}", *words[1:]]
+    assert submission["record"]["program"] == "predict"
+    assert submission["record"]["words"] == [f"inputs/0/{folder.name}", *words[1:]]
     assert submission["version"] == version("eagleray")
     assert job["runtime_env"]["working_dir"] == f"gcs://{package}"
     assert "rm" not in job["entrypoint"]
@@ -185,5 +178,5 @@ def test_another_version_of_ray_is_refused(received: Received) -> None:
     received.ray = "1.2.3"
     words = ["s3://photos/", "--model", "m@production", "--output", "s3://results/1"]
     with pytest.raises(UserError, match=r"runs Ray 1\.2\.3 and this machine has"):
-        run_on_cluster(PREDICT, [*words, "--cluster", "far"])
+        run_on_cluster("predict", PREDICT, [*words, "--cluster", "far"])
     assert received.jobs == []

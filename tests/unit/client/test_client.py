@@ -481,11 +481,11 @@ def test_a_broken_start_is_repeated_and_starts_one_batch(tmp_path: Path) -> None
         assert server.targets == ["POST /v1/batches"] * 4
         bodies = {request.partition(b"\r\n\r\n")[2] for request in server.requests}
         assert len(bodies) == 1
-        assert len(served.launcher.commands) == 1
+        assert len(served.launcher.started) == 1
         assert [found.id for found in client.batches.list()] == [batch.id]
         again = client.batches.start(str(photos), f"{tmp_path}/out/x", "digits", top_k=3)
         assert again.id == batch.id
-        assert len(served.launcher.commands) == 1
+        assert len(served.launcher.started) == 1
 
 
 def test_waiting_ends_within_its_time_out_too() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -13,6 +11,7 @@ from eagleray.clusters import job_server
 from eagleray.clusters.job_server import JobServer
 from eagleray.core.errors import OutageError, UnknownNameError, UserError
 from eagleray.core.system import free_port
+from tests.support.stub_server import Answer, Sent, stub_server
 
 
 @contextmanager
@@ -20,26 +19,12 @@ def answering(status: int, body: str = "", **headers: str) -> Iterator[tuple[Job
     """Run a server that gives every request one answer; yield its client and the tokens it saw."""
     tokens: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            tokens.append(self.headers["Authorization"])
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body.encode())
+    def answer(sent: Sent) -> Answer:
+        tokens.append(sent.headers["authorization"])
+        return Answer(status, body.encode(), headers)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield JobServer(f"http://127.0.0.1:{server.server_port}", "abc"), tokens
-        finally:
-            server.shutdown()
-            thread.join()
+    with stub_server(answer) as server:
+        yield JobServer(server.url, "abc"), tokens
 
 
 def test_a_wrong_token_is_told() -> None:

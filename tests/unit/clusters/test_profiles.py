@@ -43,7 +43,7 @@ def test_a_name_means_an_address_and_a_token(settings: Settings, token_file: Pat
     found = resolve_cluster("gpus", settings)
     assert found is not None
     assert (found.address, found.url) == (HEAD, "https://ray.example.com:443")
-    assert found.token() == "abc123"
+    assert found.secret() == "abc123"
     assert "abc123" not in (settings.home_folder / "clusters.json").read_text()
     assert HEAD in cluster("list", "--json").output
 
@@ -119,9 +119,9 @@ def test_a_token_comes_from_the_environment_or_is_missed(
     found = resolve_cluster("gpus", settings)
     assert found is not None
     with pytest.raises(UserError, match=r"There is no token .* set RAY_AUTH_TOKEN"):
-        found.token()
+        found.secret()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "xyz")
-    assert found.token() == "xyz"
+    assert found.secret() == "xyz"
 
 
 def test_a_damaged_file_of_clusters_is_told(settings: Settings) -> None:
@@ -130,3 +130,40 @@ def test_a_damaged_file_of_clusters_is_told(settings: Settings) -> None:
     result = cluster("list")
     assert result.exit_code == ExitCode.USER
     assert "cannot be read" in sentence(result)
+
+
+SERVICE = "https://images.example.com"
+
+
+def test_a_service_takes_a_key_and_never_the_token(
+    settings: Settings, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the token")
+    assert cluster("add", "images", SERVICE, "--key-file", str(token_file)).exit_code == 0
+    cluster("add", "plain", SERVICE)
+    found, plain = (resolve_cluster(name, settings) for name in ("images", "plain"))
+    assert found is not None
+    assert plain is not None
+    assert (found.url, found.secret()) == (SERVICE, "abc123")
+    with pytest.raises(UserError, match=r"There is no key .* set EAGLERAY_API_KEY"):
+        plain.secret()
+    monkeypatch.setenv("EAGLERAY_API_KEY", "er_key")
+    assert plain.secret() == "er_key"
+    assert "abc123" not in (settings.home_folder / "clusters.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("address", "option", "fault"),
+    [
+        (SERVICE, "--token-file", "keep the cluster's token inside the cluster"),
+        (HEAD, "--key-file", "--key-file is for the key of a service"),
+        ("http://images.example.com", "--key-file", "would send the application's key"),
+    ],
+)
+def test_a_secret_goes_to_its_own_door_only(
+    settings: Settings, token_file: Path, address: str, option: str, fault: str
+) -> None:
+    result = cluster("add", "images", address, option, str(token_file))
+    assert result.exit_code == ExitCode.USER
+    assert fault in sentence(result)
+    assert ClusterProfiles.read(settings) == ClusterProfiles()

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eagleray.clusters import uploads
+from eagleray.clusters.remote_jobs import RemoteCommand
 from eagleray.clusters.uploads import find_local_inputs, replace_words, require_remote_outputs
 from eagleray.core.errors import InputError
+from eagleray.core.spec import Names
+
+KINDS = {
+    **dict.fromkeys(("inputs", "spec", "data"), Names.INPUT),
+    **dict.fromkeys(("model", "parent"), Names.MODEL),
+    "output": Names.OUTPUT,
+    "failed_only": Names.EARLIER_OUTPUT,
+}
+
+
+def command(**parameters: Any) -> RemoteCommand:
+    return RemoteCommand("predict", (), parameters, KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +40,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_folders_and_files_travel_under_names_of_their_own() -> None:
     local = find_local_inputs(
-        {"inputs": ["photos", "s3://more/"], "spec": "job.yaml", "model": "photos-of-cats@best"}
+        command(inputs=["photos", "s3://more/"], spec="job.yaml", model="photos-of-cats@best")
     )
     words = ["photos", "s3://more/", "--spec=job.yaml", "--model", "photos-of-cats@best"]
     assert replace_words(words, local.names) == [
@@ -43,11 +59,11 @@ def test_folders_and_files_travel_under_names_of_their_own() -> None:
 
 
 def test_the_same_content_is_the_same_archive(tmp_path: Path) -> None:
-    first = find_local_inputs({"inputs": ["photos"]}).archive()
+    first = find_local_inputs(command(inputs=["photos"])).archive()
     (tmp_path / "photos/a.jpg").touch()
-    assert find_local_inputs({"inputs": ["photos"]}).archive() == first
+    assert find_local_inputs(command(inputs=["photos"])).archive() == first
     (tmp_path / "photos/a.jpg").write_bytes(b"c")
-    assert find_local_inputs({"inputs": ["photos"]}).archive()[0] != first[0]
+    assert find_local_inputs(command(inputs=["photos"])).archive()[0] != first[0]
 
 
 def test_large_inputs_are_refused_with_the_command_that_copies_them(
@@ -55,7 +71,7 @@ def test_large_inputs_are_refused_with_the_command_that_copies_them(
 ) -> None:
     monkeypatch.setattr(uploads, "_MAX_BYTES", 2)
     with pytest.raises(InputError, match=r"aws s3 cp --recursive photos s3://BUCKET/photos/"):
-        find_local_inputs({"inputs": ["photos"]})
+        find_local_inputs(command(inputs=["photos"]))
 
 
 @pytest.mark.parametrize(
@@ -68,12 +84,34 @@ def test_large_inputs_are_refused_with_the_command_that_copies_them(
 def test_what_does_not_travel_is_refused(tmp_path: Path, word: str, fault: str) -> None:
     (tmp_path / "images.csv").write_text("path\nphotos/a.jpg\n")
     with pytest.raises(InputError, match=fault):
-        find_local_inputs({"inputs": [word]})
+        find_local_inputs(command(inputs=[word]))
+
+
+def test_a_folder_of_files_without_end_is_listed_up_to_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+
+    def files(_: Path) -> Iterator[tuple[str, Path]]:
+        for number in itertools.count():
+            listed.append(number)
+            yield f"{number}.jpg", tmp_path / "photos/a.jpg"
+
+    monkeypatch.setattr(uploads, "_files_below", files)
+    with pytest.raises(InputError, match=r"the 20,000 files that travel"):
+        find_local_inputs(command(inputs=["photos"]))
+    assert len(listed) == 20_001
+
+
+def test_the_package_of_a_parent_travels() -> None:
+    assert find_local_inputs(command(parent="photos")).names == {"photos": "inputs/0/photos"}
 
 
 @pytest.mark.parametrize("parameter", ["output", "failed_only"])
 def test_outputs_on_this_disk_are_refused(parameter: str) -> None:
     with pytest.raises(InputError, match=r"s3://BUCKET/results/"):
-        require_remote_outputs({parameter: "results"})
-    require_remote_outputs({parameter: "s3://bucket/results"})
-    require_remote_outputs({parameter: None})
+        require_remote_outputs(command(**{parameter: "results"}))
+    require_remote_outputs(command(**{parameter: "s3://bucket/results"}))
+    require_remote_outputs(command(**{parameter: None}))
+    with pytest.raises(InputError, match=r"s3://BUCKET/results/"):
+        require_remote_outputs(command(**{parameter: "file:///results"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 
 from eagleray.batch.spec import PredictSpec
 from eagleray.core.job_state import JobState
+from eagleray.database.tables import JobRow
 from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
-from eagleray.serving.batches import Capacity, LaunchedJob
+from eagleray.serving.jobs.launcher import Capacity
 from tests.support.models import golden_png
-from tests.support.serving import RunningApp, registry_with, with_service
+from tests.support.serving import RunningApp, records_of, registry_with, run_job, with_service
 
 PATH = "/v1/batches"
 
@@ -46,7 +48,7 @@ def test_no_batch_is_started_unless_a_setting_says_where(
         answer = await running.client.post(PATH, json=body(tmp_path))
         assert answer.status_code == 403
         assert "--batch-outputs" in answer.json()["detail"]
-        assert running.launcher.commands == {}
+        assert running.launcher.started == []
 
     with_service(registry, test)
 
@@ -108,7 +110,7 @@ def test_what_is_refused_before_anything_starts(
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         assert words in answer.json()["detail"]
-        assert running.launcher.commands == {}
+        assert running.launcher.started == []
 
     with_service(registry, test, **allowed(tmp_path))
 
@@ -123,13 +125,13 @@ def test_a_batch_is_a_command_of_the_version_that_was_meant(
         status = answer.json()
         assert answer.headers["location"] == f"{PATH}/{status['id']}"
         assert (status["state"], status["model"]) == ("queued", "digits/1")
-        (command,) = running.launcher.commands.values()
-        assert command[1:] == [
-            *("-P", "-m", "eagleray.jobs.predict", "--json"),
-            *("--spec", "env:EAGLERAY_PREDICT_SPEC"),
-        ]
-        (sent,) = running.launcher.specs.values()
-        spec = PredictSpec.make(sent)
+        (started,) = running.launcher.started
+        record = records_of(registry).get(status["id"])
+        assert (started.job, started.submission) == (record.id, record.submission)
+        assert (record.program, record.owner) == ("predict", "")
+        assert record.words == ["--json", "--spec", "env:EAGLERAY_JOB_SPEC"]
+        assert record.spec is not None
+        spec = PredictSpec.make(record.spec)
         assert spec.inputs == (f"{tmp_path}/open/*.png; rm -rf",)
         assert (spec.model, spec.column, spec.top_k) == ("digits/1", "--sql=x", 3)
         assert (spec.worker_range, spec.private_networks) == ((2, 2), ())
@@ -145,7 +147,7 @@ def test_the_same_request_continues_the_same_batch(tmp_path: Path, registry: Reg
 
         first = (await post()).json()["id"]
         assert (await post()).json()["id"] == first
-        assert len(running.launcher.commands) == 1
+        assert len(running.launcher.started) == 1
 
         registry.set_alias("digits", "production", 2)
         await running.until(lambda: running.service.snapshot.aliases["digits"]["production"] == 2)
@@ -154,7 +156,12 @@ def test_the_same_request_continues_the_same_batch(tmp_path: Path, registry: Reg
 
         cancelled = await running.client.delete(f"{PATH}/{first}")
         assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
-        assert list(running.launcher.runs.values()) == [LaunchedJob(JobState.CANCELLED)]
+        ending = await post()
+        assert (ending.status_code, ending.headers["retry-after"]) == (503, "2")
+        assert records_of(registry).claim(first, running.launcher.started[0].submission) == 1
+        assert records_of(registry).wait_for_turn(first, 1) is None  # it has ended
+        assert (await post()).json()["state"] == "queued"
+        assert [run.submission for run in running.launcher.started] == [first, f"{first}.2"]
 
     with_service(registry, test, **allowed(tmp_path))
 
@@ -162,26 +169,30 @@ def test_the_same_request_continues_the_same_batch(tmp_path: Path, registry: Reg
 @pytest.mark.parametrize(
     ("run", "state", "words"),
     [
-        (LaunchedJob(JobState.QUEUED), "queued", "waits in the queue"),
-        (LaunchedJob(JobState.RUNNING), "running", ""),
-        (LaunchedJob(JobState.FAILED, "There is no image."), "failed", "There is no image."),
-        (LaunchedJob(JobState.CANCELLED), "cancelled", ""),
-        (None, "failed", "post the same body again"),
+        (JobState.QUEUED, "queued", "waits in the queue"),
+        (JobState.RUNNING, "running", ""),
+        (JobState.FAILED, "failed", "There is no image."),
+        (JobState.CANCELLED, "cancelled", ""),
+        (JobState.LOST, "lost", "Post the same body again"),
+        (JobState.SUCCEEDED, "failed", "results have been removed"),
     ],
 )
-def test_how_a_batch_is_follows_from_its_run(
-    tmp_path: Path, registry: Registry, run: LaunchedJob | None, state: str, words: str
+def test_how_a_batch_is_follows_from_its_record(
+    tmp_path: Path, registry: Registry, run: JobState, state: str, words: str
 ) -> None:
     async def test(running: RunningApp) -> None:
         batch = (await running.client.post(PATH, json=body(tmp_path))).json()["id"]
-        (name,) = running.launcher.runs
-        if run is None:
-            running.launcher.runs.clear()  # as when the cluster is another one
-        else:
-            running.launcher.runs[name] = run
-        for _ in range(2):  # the second time from what was written down
-            status = (await running.client.get(f"{PATH}/{batch}")).json()
-            assert (status["state"], words in status["message"]) == (state, True)
+        if run == JobState.LOST:
+            run_job(registry, batch, JobState.RUNNING)
+            past = datetime.now(UTC) - timedelta(seconds=1)
+            with registry.history.database.session() as session:
+                session.get_one(JobRow, batch).lease_until = past
+        elif run != JobState.QUEUED:
+            run_job(registry, batch, run, message=words) if run == JobState.FAILED else run_job(
+                registry, batch, run
+            )
+        status = (await running.client.get(f"{PATH}/{batch}")).json()
+        assert (status["state"], words in status["message"]) == (state, True)
         for path in ("/results", "/report"):
             refused = await running.client.get(f"{PATH}/{batch}{path}")
             assert (refused.status_code, refused.json()["title"]) == (409, "Not finished")
@@ -221,16 +232,10 @@ def test_callers_see_their_own_batches_only(tmp_path: Path, registry: Registry) 
 @pytest.mark.parametrize(
     ("room", "fields", "status", "words"),
     [
-        (Capacity(2, 0, waits=True), {}, 202, ""),
-        (Capacity(2, 1, waits=True), {}, 202, ""),
-        (Capacity(2, 0, waits=False), {}, 429, "batches are running, the maximum"),
-        (
-            Capacity(2, 0, waits=True),
-            {"max_batches_per_application": 1},
-            429,
-            "of this application",
-        ),
-        (Capacity(0, 0, waits=True), {}, 503, "needs one"),
+        (Capacity(2, 0), {}, 202, ""),
+        (Capacity(2, 1), {}, 202, ""),
+        (Capacity(2, 0), {"max_batches_per_application": 1}, 429, "of this application"),
+        (Capacity(0, 0), {}, 503, "needs one"),
     ],
 )
 def test_full_is_full(
@@ -259,6 +264,6 @@ def test_one_output_has_one_batch_for_many_requests(tmp_path: Path, registry: Re
         posts = [running.client.post(PATH, json=body(tmp_path)) for _ in range(4)]
         answers = await asyncio.gather(*posts)
         assert len({answer.json()["id"] for answer in answers}) == 1
-        assert len(running.launcher.commands) == 1
+        assert len(running.launcher.started) == 1
 
     with_service(registry, test, **allowed(tmp_path))

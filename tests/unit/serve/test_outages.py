@@ -22,9 +22,15 @@ from eagleray.database.store import known_database, open_database
 from eagleray.registry.registry import Registry
 from eagleray.registry.tracking import connect
 from eagleray.serving.applications import Applications
-from eagleray.serving.batches import LaunchedJob
 from tests.support.mlflow_database import prepare_home
-from tests.support.serving import IMAGE, PREDICT, RunningApp, registry_with, with_service
+from tests.support.serving import (
+    IMAGE,
+    PREDICT,
+    RunningApp,
+    registry_with,
+    run_job,
+    with_service,
+)
 
 pytestmark = pytest.mark.numerical
 
@@ -463,8 +469,7 @@ def test_a_failed_batch_names_only_the_locations_of_its_caller(
     async def test(running: RunningApp) -> None:
         body = {"inputs": str(photos), "output": str(output), "model": "digits"}
         started = (await running.client.post("/v1/batches", json=body)).json()
-        (run,) = running.launcher.runs
-        running.launcher.runs[run] = LaunchedJob(JobState.FAILED, words)
+        run_job(registry, started["id"], JobState.FAILED, message=words)
         found = (await running.client.get(f"/v1/batches/{started['id']}")).json()
         assert found["state"] == "failed"
         assert found["message"] == f"No image in {photos}/a; … and … are away."

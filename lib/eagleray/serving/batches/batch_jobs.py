@@ -7,55 +7,43 @@ batches, and every replica knows the same ones.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.orm import Session
-
 from eagleray.batch.plan import PredictPlan
-from eagleray.core.errors import InputError, OutageError, OutputExistsError, UnknownNameError
+from eagleray.batch.spec import PredictSpec
+from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.core.job_state import JobState
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow
 from eagleray.io import storage
-from eagleray.io.fetch import packing_of
-from eagleray.registry.registry import ModelVersion, Registry
+from eagleray.registry.registry import Registry
 from eagleray.scheduling.records import new_job
-from eagleray.serving.batches.launcher import Capacity, Launcher
 from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.batches.results import describe_results, json_lines
-from eagleray.serving.batches.spec import COMMAND, BatchBody, spec_variable
+from eagleray.serving.batches.spec import BatchBody
 from eagleray.serving.batches.status import BatchStatus, status_of
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.problems import (
-    FullError,
-    NotFinishedError,
-    NotReadyError,
-    hide_locations,
-)
-from eagleray.serving.routing import Snapshot, choose
+from eagleray.serving.jobs.launcher import Launcher
+from eagleray.serving.jobs.locations import NOT_AVAILABLE, hiding_locations, require_there
+from eagleray.serving.jobs.starter import SPEC_VARIABLE, JobStarter, bounded_spec
+from eagleray.serving.jobs.versions import resolve_version
+from eagleray.serving.problems import NotFinishedError, hide_locations
+from eagleray.serving.routing import Snapshot
 from eagleray.sharded.commit import Commit, read_commit
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.plan import new_id, read_plan, require_same_work
 from eagleray.sharded.prepare import require_free, require_writable
-from eagleray.sharded.progress import Progress, read_progress
+from eagleray.sharded.progress import read_progress
 
 __all__ = ["BatchJobs"]
 
 log = logging.getLogger(__name__)
 
-_PUBLIC = "The output of this batch is not available now; try again later."
 _ENDED = frozenset(state.value for state in JobState if state.has_ended)
-_RETRY_AFTER = 30.0
-_GLOB_CHARACTERS = frozenset("*?[")
-_JOB_IS_GONE = (
-    "It ended with the service or the cluster that ran it; post the same body again to resume it."
-)
-_MESSAGES = {JobState.QUEUED: "It waits in the queue."}
+_OF_BATCHES = JobRow.id.not_like("%-%")  # ids of other jobs begin with their command
 
 
 class BatchJobs:
@@ -78,14 +66,8 @@ class BatchJobs:
         *,
         database: Callable[[], OpenDatabase],
     ) -> None:
-        self._registry, self._config, self._launcher = registry, config, launcher
-        self._open = database
-        settings = registry.settings
-        self._environment = settings.as_environment()
-
-    @property
-    def _database(self) -> OpenDatabase:
-        return self._open()
+        self._registry, self._config = registry, config
+        self._starter = JobStarter(registry.settings, config, launcher, database=database)
 
     # --- start ---
 
@@ -99,7 +81,7 @@ class BatchJobs:
             NotReadyError: If nothing runs jobs, or no resources are left for them.
             OutageError: If the registry, the database or the output does not respond.
         """
-        with _hiding_locations(body.locations):
+        with hiding_locations(body.locations):
             return self._start(body, application, snapshot)
 
     def _start(self, body: BatchBody, application: str, snapshot: Snapshot) -> BatchStatus:
@@ -107,31 +89,29 @@ class BatchJobs:
         policy.require_any()
         policy.require_output(body.output)
         policy.require_inputs([*body.inputs, *body.earlier])
-        with self._database.lock("batches") as session:
-            row = self._same(session, body, application)
-            if row is None:
-                row = self._new_row(body, application, snapshot)
-            else:
+        with self._starter.database.lock("jobs"):
+            row = self._same(body, application)
+            if row is not None:
                 status = self._status(row)
-                there = read_commit(OutputLayout(row.output)) is not None
-                if status.state not in _ENDED or (status.state == JobState.SUCCEEDED and there):
-                    self._store(session, row)
+                goes_on = status.state not in _ENDED and self._starter.has_process(row)
+                if goes_on or status.state == JobState.SUCCEEDED:
                     return status
-            self._require_capacity(session, application)
-            self._submit(row, body, policy)
-            self._store(session, row)
+            self._starter.require_room(application)
+            if row is None:
+                row = self._starter.start(self._new_row(body, application, snapshot, policy))
+            else:
+                spec = self._spec(body, row.model, policy)
+                row = self._starter.start_again(row, bounded_spec(spec))
         return self._status(row)
 
-    def _same(self, session: Session, body: BatchBody, application: str) -> JobRow | None:
+    def _same(self, body: BatchBody, application: str) -> JobRow | None:
         """Return the batch that has this output, if it is of the same request.
 
         Raises:
             OutputExistsError: If it is of another request.
         """
-        query = sa.select(JobRow).where(JobRow.output == body.output)
-        with session.begin():
-            row = session.scalars(query.order_by(JobRow.created.desc()).limit(1)).first()
-            session.expunge_all()
+        found = self._starter.records.recent(JobRow.output == body.output, limit=1)
+        row = found[0] if found else None
         if row is None or (row.application == application and row.request == _as_stored(body)):
             return row
         if row.state not in _ENDED or read_plan(OutputLayout(body.output), PredictPlan) is not None:
@@ -141,18 +121,20 @@ class BatchJobs:
             )
         return None
 
-    def _new_row(self, body: BatchBody, application: str, snapshot: Snapshot) -> JobRow:
+    def _new_row(
+        self, body: BatchBody, application: str, snapshot: Snapshot, policy: BatchPathPolicy
+    ) -> JobRow:
         """Check early what the job itself would check, as far as that is cheap."""
-        version = self._version(body.model, application, snapshot)
+        version = resolve_version(body.model, application, snapshot, self._registry)
         for location in body.inputs:
-            _require_there(location)
+            require_there(location)
+        job = self._spec(body, version.reference, policy)
         layout = OutputLayout(body.output)
         plan = read_plan(layout, PredictPlan)
         if plan is None:
             require_free(layout)
             require_writable(layout)
         else:
-            job = body.job(version.reference, self._config, readable=())
             work = job.work(
                 model_version=str(version.version),
                 model_digest=version.digest,
@@ -162,6 +144,8 @@ class BatchJobs:
         return new_job(
             id=new_id(),
             program="predict",
+            spec=bounded_spec(job),
+            words=["--json", "--spec", f"env:{SPEC_VARIABLE}"],
             owner=application,
             application=application,
             output=body.output,
@@ -169,69 +153,16 @@ class BatchJobs:
             model=version.reference,
         )
 
-    def _version(self, model: str, application: str, snapshot: Snapshot) -> ModelVersion:
-        """Return the requested version: the one that is named, else the pin, else the default."""
-        name, separator, target = model.partition("@" if "@" in model else "/")
-        if separator and not target:
-            raise InputError(
-                f"Model {model!r} is not a model or a version; write NAME, NAME@ALIAS or NAME/3."
-            )
-        if not separator:
-            snapshot.require_model(name)
-            caller = snapshot.applications.get(application)
-            pinned = caller.pins.get(name) if caller else None
-            target = pinned or snapshot.route(name).default
-        choice = choose(snapshot, name, application=application, version=target)
-        return self._registry.get(name, version=choice.version)
-
-    def _require_capacity(self, session: Session, application: str) -> None:
-        active = self._active(session, sa.true())
-        own = sum(row.application == application for row in active)
-        if own >= self._config.max_batches_per_application:
-            raise FullError(
-                f"{own} batches of this application run or wait, the maximum",
-                retry_after=_RETRY_AFTER,
-            )
-        if (
-            len(active) >= self._config.max_concurrent_batches
-            and not self._launcher.capacity().waits
-        ):
-            raise FullError(
-                f"{len(active)} batches are running, the maximum",
-                retry_after=_RETRY_AFTER,
-            )
-
-    def _active(self, session: Session, condition: Any) -> list[JobRow]:
-        """Return the batches that have not ended, after an update of each."""
-        of_callers = JobRow.application.is_not(None)
-        query = sa.select(JobRow).where(JobRow.state.not_in(_ENDED), of_callers, condition)
-        with session.begin():
-            rows = list(session.scalars(query))
-            session.expunge_all()
-        for row in rows:
-            self._status(row)
-            self._store(session, row)
-        return [row for row in rows if row.state not in _ENDED]
-
-    def _submit(self, row: JobRow, body: BatchBody, policy: BatchPathPolicy) -> None:
-        workers = _workers(self._launcher.capacity(), self._config)
-        job = body.job(row.model, self._config, readable=policy.readable, workers=workers)
-        row.submission = f"eagleray-batch-{row.id}-{new_id()}"
-        self._launcher.submit(row.submission, COMMAND, {**self._environment, **spec_variable(job)})
-        row.state, row.message = JobState.QUEUED.value, ""
-
-    def _store(self, session: Session, row: JobRow) -> None:
-        with session.begin():
-            session.merge(row)
+    def _spec(self, body: BatchBody, model: str, policy: BatchPathPolicy) -> PredictSpec:
+        workers = self._starter.max_workers()
+        return body.job(model, self._config, readable=policy.readable, workers=workers)
 
     # --- watch ---
 
     def list(self, application: str, *, limit: int) -> list[BatchStatus]:
         """Return an application's batches, newest first."""
-        query = sa.select(JobRow).where(JobRow.application == application)
-        with self._database.reading() as session:
-            rows = list(session.scalars(query.order_by(JobRow.created.desc()).limit(limit)))
-        return [self._current(row) for row in rows]
+        mine = (JobRow.application == application, _OF_BATCHES)
+        return [self._status(row) for row in self._starter.records.recent(*mine, limit=limit)]
 
     def status(self, batch: str, application: str) -> BatchStatus:
         """Return the status of a batch.
@@ -239,63 +170,37 @@ class BatchJobs:
         Raises:
             UnknownNameError: If the application has no batch of this id.
         """
-        return self._current(self._row(batch, application))
+        return self._status(self._row(batch, application))
 
     def _row(self, batch: str, application: str) -> JobRow:
-        with self._database.reading() as session:
-            row = session.get(JobRow, batch)
-        if row is None or row.application != application:
+        row = self._starter.find(batch, application)
+        if row is None or "-" in batch:
             raise UnknownNameError("batch", batch, [], hint="GET /v1/batches lists yours.")
         return row
 
-    def _current(self, row: JobRow) -> BatchStatus:
-        """Return the status of a batch, and store its end in the database."""
-        before = row.state
-        status = self._status(row)
-        if status.state != before and status.state in _ENDED:
-            self._store_end(row)
-        return status
-
-    def _store_end(self, row: JobRow) -> None:
-        """Store how a job ended, unless another job of the batch has begun meanwhile."""
-        with self._database.session() as session:
-            session.execute(
-                sa.update(JobRow)
-                .where(JobRow.id == row.id, JobRow.submission == row.submission)
-                .values(state=row.state, message=row.message)
-            )
-
     def _status(self, row: JobRow) -> BatchStatus:
-        """Return the status of a batch, and update its row without storing it."""
+        """Return the status of a batch, from its record and its output."""
         layout = OutputLayout(row.output)
         try:
             progress, committed = read_progress(layout), read_commit(layout)
         except (InputError, OSError) as error:
             log.warning("batch %s: its output is not available: %s", row.id, error)
-            return status_of(row, None, None, message=_PUBLIC)
-        if row.state not in _ENDED:
-            state, row.message = self._found(row, progress, committed)
-            row.state = state.value
-        message = hide_locations(row.message, _own_locations(row))
-        return status_of(row, progress, committed, message=message)
-
-    def _found(
-        self, row: JobRow, progress: Progress | None, committed: Commit | None
-    ) -> tuple[JobState, str]:
+            return status_of(row, JobState(row.state), None, None, message=NOT_AVAILABLE)
+        state, words = JobState(row.state), row.message
         if committed is not None:
-            return JobState.SUCCEEDED, ""
-        launched = self._launcher.status(row.submission)
-        if launched is None:
-            return JobState.FAILED, _JOB_IS_GONE
-        if launched.state == JobState.SUCCEEDED:  # committed since we looked, or taken away
-            if read_commit(OutputLayout(row.output)) is not None:
-                return JobState.SUCCEEDED, ""
-            return JobState.FAILED, "Its results have been removed."
-        if launched.state != JobState.FAILED:
-            return launched.state, _MESSAGES.get(launched.state, "")
-        failed = progress is not None and progress.state == JobState.FAILED
-        words = progress.message if progress and failed else ""
-        return JobState.FAILED, launched.message or words or _JOB_IS_GONE
+            state, words = JobState.SUCCEEDED, ""
+        elif row.cancel_requested and state not in _ENDED:
+            state, words = JobState.CANCELLED, "Post the same body again to resume it."
+        elif state == JobState.SUCCEEDED:
+            state, words = JobState.FAILED, "Its results have been removed."
+        elif state == JobState.QUEUED:
+            words = "It waits in the queue."
+        elif state == JobState.LOST:
+            words = f"{words} Post the same body again to resume it."
+        elif state == JobState.CANCELLED:
+            words = "Post the same body again to resume it."
+        message = hide_locations(words, _own_locations(row))
+        return status_of(row, state, progress, committed, message=message)
 
     # --- end ---
 
@@ -306,13 +211,9 @@ class BatchJobs:
             UnknownNameError: If the application has no batch of this id.
             OutageError: If the job server does not respond.
         """
-        with self._database.lock("batches") as session:
-            row = self._row(batch, application)
-            if self._status(row).state not in _ENDED:
-                self._launcher.stop(row.submission)
-                row.state = JobState.CANCELLED.value
-                row.message = "Post the same body again to resume it."
-            self._store(session, row)
+        row = self._row(batch, application)
+        if self._status(row).state not in _ENDED:
+            row = self._starter.records.cancel(row.id)
         return self._status(row)
 
     def results(self, batch: str, application: str) -> dict[str, Any]:
@@ -343,17 +244,16 @@ class BatchJobs:
             NotFinishedError: If the batch has not succeeded yet.
         """
         row, _ = self._finished(batch, application)
-        with _hiding_locations([row.output]):
+        with hiding_locations([row.output]):
             return storage.read_bytes(OutputLayout(row.output).report)
 
     def _finished(self, batch: str, application: str) -> tuple[JobRow, Commit]:
         row = self._row(batch, application)
-        with _hiding_locations([row.output]):
+        with hiding_locations([row.output]):
             committed = read_commit(OutputLayout(row.output))
         if committed is None:
             raise NotFinishedError(
-                f"Batch {batch} is {self._current(row).state}; it has results once it has "
-                "succeeded."
+                f"Batch {batch} is {self._status(row).state}; it has results once it has succeeded."
             )
         return row, committed
 
@@ -369,53 +269,3 @@ def _own_locations(row: JobRow) -> list[str]:
     sent = row.request
     named = [*sent.get("inputs", ()), *sent.get("since", ()), sent.get("failed_only"), row.output]
     return [place for place in named if place]
-
-
-@contextlib.contextmanager
-def _hiding_locations(shown: Sequence[str]) -> Iterator[None]:
-    """Hide locations other than the caller's own in errors of storage.
-
-    Raises:
-        OutageError: If the storage does not respond.
-        InputError: As raised, without the hidden locations.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OutageError(f"A location is not available: {error}.", public=_PUBLIC) from error
-    except InputError as error:
-        words = hide_locations(str(error), shown)
-        if words == str(error):
-            raise
-        log.warning("a batch is refused: %s", error)
-        raise type(error)(words) from error
-
-
-def _require_there(location: str) -> None:
-    """Refuse a missing input; patterns and members of archives are checked by the job."""
-    elsewhere = location.lower().startswith(("http://", "https://")) or packing_of(location)
-    if not elsewhere and not _GLOB_CHARACTERS & set(location) and not storage.exists(location):
-        raise InputError(f"There is no folder or file {location}; check the path.")
-
-
-def _workers(capacity: Capacity, config: ServiceConfig) -> int:
-    """Return the number of workers of a job, from the resources that the service leaves.
-
-    Raises:
-        NotReadyError: If no resources are left.
-    """
-    held_cpus, held_gpus = config.claimed_resources
-    cpus, gpus = capacity.cpus - held_cpus, capacity.gpus - held_gpus
-    if capacity.gpus >= 1 and gpus < 1:
-        raise NotReadyError(
-            f"The service's replicas hold {held_gpus:g} of this cluster's {capacity.gpus:g} GPUs, "
-            "and a batch needs a whole one; have the operator add a GPU, or start fewer replicas.",
-            retry_after=_RETRY_AFTER,
-        )
-    if cpus < 1:
-        raise NotReadyError(
-            f"The service's replicas hold {held_cpus:g} of this cluster's {capacity.cpus:g} CPU "
-            "cores, and a batch needs one; have the operator add a core, or start fewer replicas.",
-            retry_after=_RETRY_AFTER,
-        )
-    return max(1, int(gpus if capacity.gpus >= 1 else cpus) // config.max_concurrent_batches)

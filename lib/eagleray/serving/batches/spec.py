@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import field_validator
 
 from eagleray.batch.spec import BatchRequest, PredictSpec
-from eagleray.core.errors import InputError
 from eagleray.io import storage
 from eagleray.serving.config import ServiceConfig
 
-__all__ = ["COMMAND", "BatchBody", "spec_variable"]
-
-VARIABLE = "EAGLERAY_PREDICT_SPEC"
-COMMAND = (
-    *(sys.executable, "-P", "-m", "eagleray.jobs.predict"),
-    *("--json", "--spec", f"env:{VARIABLE}"),
-)
-"""The command of every batch job. The specification is in the environment: nothing that a caller
-wrote becomes a word of a command line, or passes through a shell."""
+__all__ = ["BatchBody"]
 
 _MAX_LOCATIONS = 1000
 _MAX_CHARACTERS = 4096  # of one text
-_MAX_SPEC_BYTES = 120_000  # Linux limits a variable to 128 KiB
 _LOCATIONS = ("inputs", "output", "since", "failed_only")
 
 
@@ -83,18 +72,3 @@ class BatchBody(BatchRequest):
                 "workers": workers,
             }
         )
-
-
-def spec_variable(spec: PredictSpec) -> dict[str, str]:
-    """Return the environment variable that hands a specification to the job.
-
-    Raises:
-        InputError: If the specification is too long for a variable.
-    """
-    text = spec.model_dump_json(exclude_defaults=True)
-    if len(text.encode()) > _MAX_SPEC_BYTES:
-        raise InputError(
-            f"The request names too many locations ({len(text.encode()):,} bytes, at most "
-            f"{_MAX_SPEC_BYTES:,}); write them into a table and name that."
-        )
-    return {VARIABLE: text}

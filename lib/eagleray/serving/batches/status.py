@@ -53,19 +53,25 @@ class BatchStatus:
 
 
 def status_of(
-    row: JobRow, progress: Progress | None, committed: Commit | None, *, message: str
+    row: JobRow,
+    state: JobState,
+    progress: Progress | None,
+    committed: Commit | None,
+    *,
+    message: str,
 ) -> BatchStatus:
     """Return the status of a batch.
 
     Args:
-        row: Row of the database.
+        row: Record of the batch.
+        state: State of the batch.
         progress: Last progress report in the output; None without one.
         committed: Commit of the output; None before it.
         message: Sentence for the caller.
     """
     status = BatchStatus(
         id=row.id,
-        state=JobState(row.state),
+        state=state,
         created=row.created,
         model=row.model,
         output=row.output,
@@ -77,7 +83,7 @@ def status_of(
         return dataclasses.replace(status, total=rows, done=rows, failed=failed)
     if progress is None:
         return status
-    runs = row.state == progress.state == JobState.RUNNING
+    runs = state == progress.state == JobState.RUNNING
     return dataclasses.replace(
         status,
         total=progress.num_rows,
