@@ -67,7 +67,7 @@ class Prometheus:
     def wait_until_scraped(self, *jobs: str, seconds: float = 60) -> None:
         """Wait until all targets of these scrape configurations, and one of each, respond."""
         deadline = time.monotonic() + seconds
-        while (found := self._targets()) != dict.fromkeys(jobs, {"up "}):
+        while (found := self._targets()) != {name: {"up "} for name in jobs}:
             assert time.monotonic() < deadline, found
             time.sleep(0.1)
 
