@@ -8,10 +8,9 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 DATA ?=
 MODEL ?=
-KUBERAY ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable test-cluster wheel lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-beside-batch bench-many-models bench-many-shards bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable test-cluster cluster-tools wheel lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-beside-batch bench-many-models bench-many-shards bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,8 +38,15 @@ test-long: setup  ## Run the tests that take a minute or more each.
 test-portable: setup  ## Run the numerical tests as machines with other CPUs would.
 	$(BIN)/python -m tests.portable
 
-test-cluster: setup  ## Check submission and the deployments: KUBERAY=folder of KubeRay's schemas.
-	EAGLERAY_KUBERAY_SCHEMAS=$(KUBERAY) $(BIN)/python -m pytest tests/cluster
+test-cluster: setup  ## Check submission, monitoring and the deployments; see cluster-tools.
+	$(BIN)/python -m pytest tests/cluster
+
+cluster-tools: $(VENV)-cluster/.ready  ## Install what checks manifests and the Dockerfile in test-cluster.
+
+$(VENV)-cluster/.ready: tests/cluster/requirements.txt
+	$(PYTHON) -m venv $(VENV)-cluster
+	$(VENV)-cluster/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 wheel: setup  ## Build the wheel, which clusters of `ray up` install, into dist.
 	rm -f dist/*.whl
@@ -59,6 +65,9 @@ lock: setup  ## Resolve the newest versions into requirements.lock.
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra postgresql --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --upgrade --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile tests/cluster/requirements.in --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --upgrade --quiet --output-file tests/cluster/requirements.txt
 
 lock-cpu: setup  ## The same versions without CUDA, for the CPU image; needs PyTorch's own index.
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra postgresql --universal --python-version 3.11 \
@@ -149,4 +158,4 @@ show-exposure: setup  ## Show every socket of the service, and what each returns
 	$(BIN)/python -m tests.bench.exposure
 
 clean:  ## Remove the environment and every cache; models and results under .eagleray stay.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) $(VENV)-cluster .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -21,6 +21,7 @@ from eagleray.cli.common import ClusterOption, JsonOption, SpecFileOption, Verbo
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
+from eagleray.core.logs import add_to_lines
 from eagleray.core.yielding import process_signal
 from eagleray.packing.job import PackSummary, finish_pack, open_pack, run_pack
 from eagleray.packing.spec import PackSpec
@@ -64,6 +65,7 @@ def main(
         settings = job_settings(cluster=cluster)
         request = read_spec(PackSpec, fields, file=spec).with_settings(settings)
         job = open_pack(request, settings, console)
+        add_to_lines(job_id=job.plan.job_id)
         console.note(f"{job.plan.num_rows:,} images, job {job.plan.job_id}")
         for remark in job.plan.remarks:
             console.note(remark)

@@ -29,6 +29,7 @@ from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.background import import_ahead
+from eagleray.core.logs import add_to_lines
 from eagleray.core.yielding import process_signal
 from eagleray.io import storage
 from eagleray.registry.references import load_model
@@ -121,6 +122,7 @@ def main(
             if cluster or settings.ray_address:  # before the inputs are listed
                 require_workers(session(), request.worker_range, request.device)
             job = open_job(request, model, settings, console)
+            add_to_lines(job_id=job.plan.job_id)
             _describe(job, console)
             if job.committed is not None:
                 show(finish_job(job), console)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from eagleray.cli.console import Console, command_errors
 from eagleray.core.errors import EaglerayError, JobFailedError
+from eagleray.core.logs import writes_json
 from eagleray.serve.ray_watch import RayProcesses, watch_ray
 from eagleray.serving.logs import log_event
 
@@ -34,7 +35,8 @@ class CommandEvents:
         """Report a fault of a part on the terminal and in the log."""
         if self._ray is not None and self._ray.ended() is not None:
             return  # a consequence of the end of Ray, which is reported as the command ends
-        self._console.warn(sentence)
+        if not writes_json():  # then the line of the log is what the terminal gets
+            self._console.warn(sentence)
         log_event(logging.WARNING, "fault", detail=sentence)
 
     @contextlib.contextmanager

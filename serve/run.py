@@ -36,6 +36,7 @@ from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.options import (
     GrpcPortOption,
     MaxConnectionsOption,
+    MetricsAddressOption,
     PortOption,
     prepare_haproxy,
 )
@@ -78,6 +79,7 @@ def main(
     port: PortOption = 8000,
     grpc_port: GrpcPortOption = 8001,
     max_connections_per_address: MaxConnectionsOption = 1000,
+    metrics_address: MetricsAddressOption = None,
     cluster: ClusterOption = None,
     verbose: VerboseOption = False,
     json_output: JsonOption = False,
@@ -87,7 +89,7 @@ def main(
         console = Console(json_output=json_output)
         settings = job_settings(cluster=cluster)
         parsed = read_spec(ServiceConfig, fields, file=config)
-        address = ListenAddress(host, port, grpc_port)
+        address = ListenAddress(host, port, grpc_port, metrics_address)
         is_embedded = cluster is None and settings.ray_address is None
         events = CommandEvents(console)
 

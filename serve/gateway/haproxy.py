@@ -215,11 +215,7 @@ async def start_haproxy(
     arguments = [get_haproxy_binary(), "-db", "-f", str(file)]
     if old is not None:
         arguments += ["-sf", str(old.pid)]
-    inherited = [
-        listener.fileno()
-        for listener in (settings.sockets.http, settings.sockets.grpc)
-        if listener is not None
-    ]
+    inherited = [listener.fileno() for listener in settings.sockets.open]
     with settings.log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -13,12 +13,25 @@ from eagleray.serve.gateway.haproxy import HAProxySettings, Limits
 from eagleray.serve.gateway.sockets import ListeningSockets, private_folder
 from eagleray.serving.logs import log_to_file
 
-__all__ = ["GrpcPortOption", "MaxConnectionsOption", "PortOption", "prepare_haproxy"]
+__all__ = [
+    "GrpcPortOption",
+    "MaxConnectionsOption",
+    "MetricsAddressOption",
+    "PortOption",
+    "prepare_haproxy",
+]
 
 PortOption = Annotated[int, typer.Option(help="Port for HTTP.", min=1, max=65535)]
 GrpcPortOption = Annotated[int, typer.Option(help="Port for gRPC; 0 for none.", min=0, max=65535)]
 MaxConnectionsOption = Annotated[
     int, typer.Option(help="Maximum connections of one address at a time.", min=1, max=100_000)
+]
+MetricsAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Address and port of HAProxy's own metrics for Prometheus, without a password, such "
+        "as 127.0.0.1:9101. Default: none."
+    ),
 ]
 
 

@@ -19,6 +19,7 @@ import typer
 from eagleray.cli.common import JsonOption
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.job import run_command
+from eagleray.core.logs import use_log_format
 from eagleray.core.settings import read_settings
 from eagleray.serve.events import CommandEvents
 from eagleray.serve.gateway.gateway import running_gateway
@@ -26,6 +27,7 @@ from eagleray.serve.gateway.join import require_gateway_secret
 from eagleray.serve.gateway.options import (
     GrpcPortOption,
     MaxConnectionsOption,
+    MetricsAddressOption,
     PortOption,
     prepare_haproxy,
 )
@@ -43,14 +45,16 @@ def main(
         int, typer.Option(help="Port at which replicas join.", min=1, max=65535)
     ] = 8002,
     max_connections_per_address: MaxConnectionsOption = 1000,
+    metrics_address: MetricsAddressOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Receive the requests of a service whose replicas are declared to a cluster."""
     with command_errors(), contextlib.ExitStack() as stack:
         console = Console(json_output=json_output)
         settings = read_settings()
+        use_log_format(settings)
         settings.make_home()
-        address = ListenAddress(host, port, grpc_port)
+        address = ListenAddress(host, port, grpc_port, metrics_address)
         events = CommandEvents(console)
         secret = require_gateway_secret(settings)
 

@@ -27,11 +27,13 @@ class ListenAddress:
         host: Name or address; 0.0.0.0 stands for every IPv4 address, :: for every address.
         port: Port of HTTP.
         grpc_port: Port of gRPC; 0 for none.
+        metrics: Address and port of HAProxy's metrics, as `127.0.0.1:9101`; None for none.
     """
 
     host: str
     port: int
     grpc_port: int
+    metrics: str | None = None
 
     @property
     def url(self) -> str:
@@ -47,10 +49,17 @@ class ListeningSockets:
     Attributes:
         http: Socket for HTTP/1.1 and HTTP/2.
         grpc: Socket for gRPC; None for none.
+        metrics: Socket for the scraper of HAProxy's metrics; None for none.
     """
 
     http: socket.socket
     grpc: socket.socket | None
+    metrics: socket.socket | None = None
+
+    @property
+    def open(self) -> list[socket.socket]:
+        """The sockets that there are."""
+        return [one for one in (self.http, self.grpc, self.metrics) if one is not None]
 
     @property
     def are_loopback(self) -> bool:
@@ -72,7 +81,25 @@ def open_sockets(address: ListenAddress) -> Iterator[ListeningSockets]:
             if address.grpc_port
             else None
         )
-        yield ListeningSockets(http, grpc)
+        metrics = None
+        if address.metrics is not None:
+            metrics = stack.enter_context(_listen(*_split(address.metrics)))
+        yield ListeningSockets(http, grpc, metrics)
+
+
+def _split(address: str) -> tuple[str, int]:
+    """Return the host and the port of an address.
+
+    Raises:
+        InputError: If it does not have both.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(
+            f"--metrics-address {address!r} is not an address with a port; write one such as "
+            "127.0.0.1:9101 or [::1]:9101."
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -80,8 +107,8 @@ def _listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise InputError(
-            f"--host {host} is not an address of this machine ({_reason(error)}); use one such as "
-            "127.0.0.1, 0.0.0.0 or ::1."
+            f"{host} is not an address of this machine ({_reason(error)}); give --host or "
+            "--metrics-address one such as 127.0.0.1, 0.0.0.0 or ::1."
         ) from None
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -96,7 +123,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise InputError(
             f"Port {port} of {host} cannot be used ({_reason(error)}); choose another --host, "
-            "--port or --grpc-port."
+            "--port, --grpc-port or --metrics-address."
         ) from None
     return listener
 

@@ -1,29 +1,38 @@
-"""The rendered manifests: valid for Kubernetes and KubeRay, hardened, and closed but for the doors.
-
-KubeRay's schemas are not part of the project: EAGLERAY_KUBERAY_SCHEMAS names a folder with its
-definitions of custom resources (`make test-cluster KUBERAY=folder`).
-"""
+"""The rendered manifests: valid for Kubernetes and KubeRay, hardened, closed but for the doors."""
 
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.manifests import OVERLAYS, ROOT, doors, of_kind, pods, rendered, selects
+from tests.support.manifests import (
+    OVERLAYS,
+    ROOT,
+    doors,
+    of_kind,
+    pods,
+    render,
+    rendered,
+    selects,
+    tool,
+)
 
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|_KEY|DATABASE_URL|STORE_URI")
 SCRAPER = {
     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
     "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
 }
-RAYS_METRICS = {8080, 44217, 44227}
+METRICS = {"ray": {8080, 44217, 44227}, "gateway": {9101}}
+"""The ports of metrics that need no key, by component."""
 
 pytestmark = pytest.mark.parametrize("overlay", OVERLAYS)
 
@@ -31,36 +40,40 @@ pytestmark = pytest.mark.parametrize("overlay", OVERLAYS)
 # --- schemas ----------------------------------------------------------------------------------
 
 
-def test_kubernetes_accepts_every_object_strictly(overlay: str) -> None:
-    validate = pytest.importorskip("kubernetes_validate")
+def test_kubernetes_accepts_every_object_strictly(overlay: str, tmp_path: Path) -> None:
     objects = rendered(overlay)
     native = [one for one in objects if not re.search(r"ray\.io|kueue", one["apiVersion"])]
     assert len(native) > 20
-    for one in native:
-        validate.validate(one, validate.latest_version(), strict=True)
-    for pod in pods(objects):  # those of custom resources too
-        wrapped = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod.spec}
-        validate.validate(wrapped, validate.latest_version(), strict=True)
+    native += [  # those of custom resources too
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod.spec}
+        for pod in pods(objects)
+    ]
+    file = tmp_path / "objects.yaml"
+    file.write_text(yaml.safe_dump_all(native))
+    said = subprocess.run(
+        [tool("kubernetes-validate"), "--strict", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert said.stdout.count("passed") == len(native)
 
 
 def test_kuberay_accepts_its_resources_strictly(overlay: str) -> None:
-    folder = os.environ.get("EAGLERAY_KUBERAY_SCHEMAS")
-    if not folder:
-        pytest.skip("EAGLERAY_KUBERAY_SCHEMAS names no folder with KubeRay's schemas")
     jsonschema = pytest.importorskip("jsonschema")
     found = [one for one in rendered(overlay) if one["apiVersion"] == "ray.io/v1"]
     assert {one["kind"] for one in found} >= {"RayJob", "RayService"}
     for one in found:
-        schema = _kuberay_schema(Path(folder), f"{one['kind'].lower()}s")
+        schema = _kuberay_schema(one["kind"].lower())
         errors = list(jsonschema.Draft202012Validator(schema).iter_errors(one))
         assert not errors, [f"{list(error.path)}: {error.message[:200]}" for error in errors]
 
 
 @functools.cache
-def _kuberay_schema(folder: Path, plural: str) -> Any:
-    definition = yaml.load((folder / f"ray.io_{plural}.yaml").read_text(), yaml.CSafeLoader)
-    version = next(one for one in definition["spec"]["versions"] if one["name"] == "v1")
-    return _strict(version["schema"]["openAPIV3Schema"])
+def _kuberay_schema(kind: str) -> Any:
+    content = (Path(__file__).parent / f"kuberay/{kind}.json.gz").read_bytes()
+    return _strict(json.loads(gzip.decompress(content)))
 
 
 def _strict(schema: Any) -> Any:
@@ -206,7 +219,7 @@ def test_all_is_closed_but_for_the_doors(overlay: str) -> None:
         for door in doors(objects, pod)
         if door.from_elsewhere
     }
-    metrics = {("ray", port) for port in RAYS_METRICS}
+    metrics = {(component, port) for component, ports in METRICS.items() for port in ports}
     assert from_elsewhere == {("gateway", 8000), ("gateway", 8001), ("ray", 8265), *metrics}
 
 
@@ -226,7 +239,7 @@ def test_only_the_scraper_reaches_the_metrics(overlay: str) -> None:
     objects = rendered(overlay)
     for pod in pods(objects):
         for door in doors(objects, pod):
-            if door.first in RAYS_METRICS and door.first == door.last:
+            if door.first in METRICS.get(pod.component, ()) and door.first == door.last:
                 assert door.callers == [SCRAPER], door
 
 
@@ -262,6 +275,42 @@ def test_budgets_are_for_pods_that_exist(overlay: str) -> None:
         # Kubernetes knows no number of replicas of a custom resource.
         of_ray = any(pod.component == "ray" for pod in selected)
         assert ("minAvailable" in budget["spec"]) == of_ray
+
+
+def test_on_aws_what_must_stay_is_on_nodes_that_stay(overlay: str) -> None:
+    found = {
+        (pod.component, pod.labels.get("ray.io/node-type", ""))
+        for pod in pods(rendered(overlay))
+        if pod.spec.get("nodeSelector") == {"eagleray/node": "system"}
+    }
+    stay = {("ray", "head"), ("gateway", ""), ("mlflow", "")}
+    assert found == (stay if overlay == "aws" else set())
+
+
+def test_monitors_select_ports_that_pods_have(overlay: str, tmp_path: Path) -> None:
+    kubernetes = os.path.relpath(ROOT / "cluster/kubernetes", tmp_path.resolve())
+    made = {
+        "resources": [f"{kubernetes}/overlays/{overlay}"],
+        "components": [f"{kubernetes}/components/monitoring"],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(made))
+    objects = render(tmp_path)
+    monitors = of_kind(objects, "PodMonitor")
+    assert len(monitors) == 2
+    for monitor in monitors:
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        selected = [p for p in pods(objects) if selects(monitor["spec"]["selector"], p.labels)]
+        assert selected
+        for pod in selected:
+            names = {port["name"]: port["containerPort"] for port in pod.containers[0]["ports"]}
+            assert names[endpoint["port"]] in METRICS[pod.component]
+    (monitor,) = of_kind(objects, "ServiceMonitor")
+    services = [
+        service["metadata"]["name"]
+        for service in of_kind(objects, "Service")
+        if selects(monitor["spec"]["selector"], service["metadata"].get("labels", {}))
+    ]
+    assert services == ["eagleray"]
 
 
 # --- what the programs read -------------------------------------------------------------------

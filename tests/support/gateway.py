@@ -125,7 +125,8 @@ async def gateway(
     tmp_path: Path, *replicas: Replica, on_fault: Callable[[str], None] | None = None
 ) -> AsyncIterator[Running]:
     """Run a gateway that these replicas have joined."""
-    place = ListenAddress("127.0.0.1", free_port(), free_port())
+    metrics = f"127.0.0.1:{free_port()}"
+    place = ListenAddress("127.0.0.1", free_port(), free_port(), metrics)
     reported: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(private_folder())

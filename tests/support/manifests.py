@@ -6,7 +6,6 @@ import functools
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +20,25 @@ _NODE_TYPE = "ray.io/node-type"
 
 
 def tool(name: str) -> str:
-    """Return the path of a program beside this Python or on the path; skip the test without it."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    """Return the path of a program of `make cluster-tools` or on the path; skip without it."""
+    path = os.pathsep.join([str(ROOT / ".venv-cluster/bin"), os.environ.get("PATH", "")])
     found = shutil.which(name, path=path)
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(
+            f"{name} is not installed; `make cluster-tools` installs what Python's index has"
+        )
     return found
 
 
 @functools.cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
     """Return the objects of an overlay."""
-    command = [tool("kubectl"), "kustomize", str(ROOT / "cluster/kubernetes/overlays" / overlay)]
+    return render(ROOT / "cluster/kubernetes/overlays" / overlay)
+
+
+def render(folder: Path) -> list[dict[str, Any]]:
+    """Return the objects of a folder with a kustomization."""
+    command = [tool("kubectl"), "kustomize", str(folder)]
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 0, said.stderr
     return list(yaml.safe_load_all(said.stdout))

@@ -77,6 +77,7 @@ def running_head(
         "RAY_AUTH_TOKEN": token,
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "EAGLERAY_HOME": str(folder / "home"),
+        "RAY_metrics_report_interval_ms": "1000",  # jobs of tests are short
         **(settings or {}),
     }
     command = [str(programs / "ray"), "start", "--head", "--block", "--disable-usage-stats"]

@@ -177,10 +177,13 @@ def test_no_integration_test_imports_ray_before_its_authentication_is_set() -> N
     assert answer.stdout.strip() == "False"
 
 
-def test_the_lock_has_hashes_and_no_addresses() -> None:
-    text = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize(
+    ("file", "count"), [("requirements.lock", 50), ("tests/cluster/requirements.txt", 3)]
+)
+def test_locks_have_hashes_and_no_addresses(file: str, count: int) -> None:
+    text = (ROOT / file).read_text()
     packages = re.findall(r"^[a-z0-9][a-z0-9._-]*(?:\[[a-z,]+\])?==", text, re.MULTILINE)
-    assert len(packages) > 50
+    assert len(packages) > count
     assert "://" not in text
     blocks = re.split(r"\n(?=[a-z0-9])", text)
     assert all("--hash=sha256:" in block for block in blocks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -54,7 +56,13 @@ class ShardPredictor:
             return None
 
     def predict(
-        self, shard: int, rows: pa.Table, decoded: Iterator[DecodedItem], started: float
+        self,
+        shard: int,
+        rows: pa.Table,
+        decoded: Iterator[DecodedItem],
+        started: float,
+        *,
+        repeated: bool = False,
     ) -> ShardSummary:
         """Predict a shard and put its result.
 
@@ -63,6 +71,7 @@ class ShardPredictor:
             rows: Its rows in the manifest.
             decoded: Its images, in any order.
             started: Start of the work on it, in seconds since the epoch.
+            repeated: Whether it was begun before, by a worker that was lost.
         """
         outcomes: list[Outcome | None] = [None] * rows.num_rows
         milliseconds = [0.0] * rows.num_rows
@@ -80,22 +89,25 @@ class ShardPredictor:
         complete = [outcome for outcome in outcomes if outcome is not None]
         assert len(complete) == rows.num_rows
         table = self._writer.table(rows, complete, milliseconds)
-        return self._put(shard, table, complete, started)
+        summary = self._summarise(shard, complete, started, repeated=repeated)
+        storage.put_atomic(self._layout.shard(shard), encode_shard(table, summary))
+        return summary
 
-    def _put(
-        self, shard: int, table: pa.Table, outcomes: Sequence[Outcome], started: float
+    def _summarise(
+        self, shard: int, outcomes: Sequence[Outcome], started: float, *, repeated: bool
     ) -> ShardSummary:
-        num_ok = sum(outcome.ok for outcome in outcomes)
-        summary = ShardSummary(
+        failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+        reasons = Counter(failure.reason.value for failure in failures)
+        return ShardSummary(
             shard,
-            num_ok,
-            len(outcomes) - num_ok,
+            len(outcomes) - len(failures),
+            len(failures),
             started,
             time.time(),
             engine=self._predictor.engine,
+            failures=json.dumps(reasons) if reasons else "",
+            repeated=repeated,
         )
-        storage.put_atomic(self._layout.shard(shard), encode_shard(table, summary))
-        return summary
 
 
 def _attributes_of(rows: pa.Table, attributes: Sequence[Attribute]) -> Features | None:

@@ -24,6 +24,8 @@ class ShardSummary:
         started: Start, in seconds since the epoch.
         finished: Time when its result was put, in seconds since the epoch.
         engine: Description of what ran the network, and why.
+        failures: Number of failed rows for each reason code, as JSON; empty for none.
+        repeated: Whether the shard was begun before, by a worker that was lost.
     """
 
     shard: int
@@ -32,11 +34,19 @@ class ShardSummary:
     started: float
     finished: float
     engine: str = ""
+    failures: str = ""
+    repeated: bool = False
 
     @property
     def num_rows(self) -> int:
         """Number of rows of the shard."""
         return self.num_ok + self.num_failed
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Number of failed rows for each reason code."""
+        found: dict[str, int] = json.loads(self.failures) if self.failures else {}
+        return found
 
     def as_block(self) -> pa.Table:
         """Return the summary as a block of Ray Data."""

@@ -61,7 +61,7 @@ class ShardWorker:
         if summary is None:
             rows = self._decoder.rows(shard)
             decoded = self._decoder.decode(rows, sandboxed=begun > 0)
-            summary = self._predictor.predict(shard, rows, decoded, started)
+            summary = self._predictor.predict(shard, rows, decoded, started, repeated=begun > 0)
         return summary.as_block()
 
 
@@ -106,6 +106,7 @@ class DecodeWorker:
         constants = {
             SHARD_COLUMN: pa.array([shard] * len(records), pa.int64()),
             "started": pa.array([started] * len(records), pa.float64()),
+            "repeated": pa.array([begun > 0] * len(records), pa.bool_()),
         }
         return pa.table({**constants, **columns})
 
@@ -131,7 +132,9 @@ class PredictWorker:
         decoded = (_from_record(index, record, self._shape) for index, record in records)
         rows = self._manifest.shard(shard)
         started = block.column("started")[0].as_py()
-        return self._predictor.predict(shard, rows, decoded, started).as_block()
+        repeated = block.column("repeated")[0].as_py()
+        summary = self._predictor.predict(shard, rows, decoded, started, repeated=repeated)
+        return summary.as_block()
 
 
 def _as_record(item: DecodedItem) -> dict[str, Any]:

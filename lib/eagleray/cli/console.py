@@ -16,6 +16,7 @@ import contextlib
 import errno
 import io
 import json
+import logging
 import os
 import sys
 import threading
@@ -44,8 +45,11 @@ from rich.text import Text
 from eagleray.core.display import escape_json, escape_text
 from eagleray.core.errors import EaglerayError, ExitCode, ResumableInterrupt
 from eagleray.core.job_channel import process_channel
+from eagleray.core.logs import writes_json
 
 __all__ = ["Cell", "Console", "ProgressBar", "command_errors", "open_streams", "quiet_terminal"]
+
+_log = logging.getLogger("eagleray.console")
 
 Cell = str | Sequence[str]
 """Content of a table cell: one line, or several."""
@@ -106,11 +110,17 @@ class Console:
 
     def announce(self, text: str) -> None:
         """Print a note on standard error, also if a script reads the output."""
-        self._print(self._err, text, style="dim")
+        self._report(logging.INFO, text, style="dim")
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error."""
-        self._print(self._err, text, style="yellow")
+        self._report(logging.WARNING, text, style="yellow")
+
+    def _report(self, level: int, text: str, *, style: str) -> None:
+        if writes_json():
+            _log.log(level, "%s", text)
+        else:
+            self._print(self._err, text, style=style)
 
     @contextlib.contextmanager
     def status(self, text: str) -> Iterator[None]:
@@ -244,6 +254,9 @@ def open_streams() -> None:
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
+    if writes_json():
+        _log.critical("%s", error, exc_info=(kind, error, trace))
+        return
     text = "".join(traceback.format_exception(kind, error, trace))
     sys.stderr.write(escape_text(text, keep="\n"))
 
@@ -325,13 +338,23 @@ def command_errors() -> Iterator[None]:
         )
         raise SystemExit(ExitCode.JOB_FAILED) from None
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write("interrupted\n")
+        _print_end("interrupted")
         if isinstance(interrupt, ResumableInterrupt):
-            sys.stderr.write(f"resume with: {escape_text(interrupt.command)}\n")
+            _print_end(f"resume with: {interrupt.command}")
         raise SystemExit(ExitCode.INTERRUPTED) from None
 
 
+def _print_end(text: str) -> None:
+    if writes_json():
+        _log.warning("%s", text)
+    else:
+        sys.stderr.write(f"{escape_text(text)}\n")
+
+
 def _print_error(sentence: str) -> None:
+    if writes_json():
+        _log.error("%s", sentence)
+        return
     rich.console.Console(stderr=True, highlight=False).print(
         Text.assemble(("error: ", "bold red"), escape_text(sentence)), soft_wrap=True
     )

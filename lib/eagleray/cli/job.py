@@ -13,6 +13,7 @@ from eagleray.core.cluster_address import require_node_address
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
 from eagleray.core.file_names import escape_file_name
 from eagleray.core.job_channel import process_channel
+from eagleray.core.logs import use_log_format
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
 from eagleray.core.yielding import process_signal
@@ -74,6 +75,7 @@ def job_settings(*, cluster: str | None = None) -> Settings:
             cannot be used.
     """
     settings = read_settings()
+    use_log_format(settings)
     settings.make_home()
     address = cluster or settings.ray_address
     if address is None:

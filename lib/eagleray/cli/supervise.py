@@ -9,6 +9,7 @@ import typer
 
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.remote import server_of
+from eagleray.core.logs import use_log_format, writes_json
 from eagleray.core.settings import read_settings
 
 __all__ = ["supervise_jobs"]
@@ -33,6 +34,7 @@ def supervise_jobs(
     with command_errors():
         console = Console()
         settings = read_settings()
+        use_log_format(settings)
         connect = server_of(cluster)
         from eagleray.core.errors import OutageError
         from eagleray.database.store import open_database
@@ -45,7 +47,10 @@ def supervise_jobs(
         while True:
             try:
                 for event in supervise(records, connect):
-                    console.say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event}")
+                    if writes_json():
+                        console.note(event)
+                    else:
+                        console.say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event}")
                 fault = ""
             except OutageError as error:
                 if str(error) != fault:

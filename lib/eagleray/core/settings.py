@@ -10,6 +10,7 @@ import getpass
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -136,6 +137,11 @@ class Settings(BaseSettings):
         "`my_networks,my_losses`. Default: none.",
     )
 
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="`json` writes what jobs and servers report to standard error as JSON "
+        "objects, one a line, unless it is a terminal.",
+    )
     otlp_endpoint: str | None = Field(
         default=None,
         validation_alias=AliasChoices("EAGLERAY_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),

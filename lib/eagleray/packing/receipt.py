@@ -21,6 +21,7 @@ class PackedShard(BaseModel):
             images are larger than their listing said.
         num_failed: Number of inputs that are in no file.
         image_bytes: Number of bytes of all its images.
+        reasons: Number of inputs that failed for each reason code.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class PackedShard(BaseModel):
     files: tuple[OutputFile, ...]
     num_failed: int
     image_bytes: int
+    reasons: dict[str, int] = {}
 
     @property
     def num_packed(self) -> int:
@@ -39,6 +41,10 @@ class PackedShard(BaseModel):
     def num_rows(self) -> int:
         """Number of inputs."""
         return self.num_packed + self.num_failed
+
+    @property
+    def repeated(self) -> None:
+        """Unknown: Ray itself repeats the task of a shard that loses its worker."""
 
 
 def encode_receipt(packed: PackedShard, failures: pa.Table) -> bytes:

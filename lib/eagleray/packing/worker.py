@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -143,6 +144,7 @@ class _ShardPacker:
             files=tuple(self._files),
             num_failed=len(failed),
             image_bytes=image_bytes,
+            reasons=Counter(fault.reason.value for _, fault in failed),
         )
         return packed, _failures(self._rows, failed)
 

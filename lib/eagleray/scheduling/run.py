@@ -192,6 +192,7 @@ class _Attempt:
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, "EAGLERAY_RAY_ADDRESS": self._ray_address}
+        environment["EAGLERAY_LOG_FORMAT"] = "text"  # the submitter's terminal shows it
         if self._row.spec is not None:
             environment[_SPEC_VARIABLE] = json.dumps(self._row.spec)
         return environment

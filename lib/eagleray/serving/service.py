@@ -19,6 +19,7 @@ from eagleray.core.errors import BadImageError, EaglerayError
 from eagleray.core.system import num_usable_cores
 from eagleray.database.store import DatabaseTimeouts, OpenDatabase, known_database
 from eagleray.registry.registry import Registry
+from eagleray.scheduling.job_metrics import count_jobs
 from eagleray.serving.admission import Access, ByteLimiter, Quotas, require_count
 from eagleray.serving.authenticator import Authenticator
 from eagleray.serving.background import BackgroundTasks
@@ -43,7 +44,7 @@ from eagleray.serving.requests import PredictRequest, PredictResult
 from eagleray.serving.routes import Routes
 from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
 from eagleray.serving.shadows import Shadows
-from eagleray.serving.telemetry import Telemetry, text_of_all
+from eagleray.serving.telemetry import Groups, Telemetry, by_replica, job_families, text_of
 from eagleray.serving.tracing import open_tracing
 from eagleray.serving.usage import UsageCounter, UsageStore
 from eagleray.serving.watch import SnapshotFields, SnapshotWatch
@@ -285,17 +286,23 @@ class ImageService:
     async def metrics(self) -> bytes:
         """Return the metrics of all replicas in Prometheus' text format.
 
-        Those of the other replicas are some seconds old. If the database does not answer, or there
-        is only one replica, the metrics are those of this replica.
+        Those of the other replicas are some seconds old. They include the states of the jobs in the
+        database; if it does not answer, the metrics are those of this replica.
         """
-        if self._replica_metrics is None:
-            return self.telemetry.text()
-        replicas = {self._replica: self.telemetry.families()}
+        families = self.telemetry.families()
+        is_one_of_several = self._replica_metrics is not None
+        own = by_replica({self._replica: families}) if is_one_of_several else [({}, families)]
         try:
-            replicas |= await self._metrics_reads.run(self._replica_metrics.others)
+            others = await self._metrics_reads.run(self._read_shared_metrics)
         except EaglerayError as error:
             log.warning("only the metrics of this replica are returned: %s", error)
-        return text_of_all(replicas)
+            others = []
+        return text_of([*own, *others])
+
+    def _read_shared_metrics(self) -> Groups:
+        """Return the metrics of the other replicas and of jobs, which are in the database."""
+        others = {} if self._replica_metrics is None else self._replica_metrics.others()
+        return [*by_replica(others), ({}, job_families(count_jobs(self.database)))]
 
     def _on_version_event(self, event: VersionEvent) -> None:
         self.telemetry.record_event(event)

@@ -11,18 +11,29 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from eagleray.core.display import escape_text
+from eagleray.scheduling.job_metrics import JobCounts
 from eagleray.serving.model_pool import VersionEvent
 from eagleray.serving.requests import PredictResult
 from eagleray.serving.workers import TimedOutcome
 
-__all__ = ["CONTENT_TYPE", "Families", "Telemetry", "text_of_all"]
+__all__ = [
+    "CONTENT_TYPE",
+    "Families",
+    "Groups",
+    "Telemetry",
+    "by_replica",
+    "job_families",
+    "text_of",
+]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-Families = list[list[Any]]
+Families = Sequence[list[Any]]
 """Metric families as JSON: [name, documentation, type, [[sample's name, labels, value], …]]."""
 
-_Groups = Sequence[tuple[Mapping[str, str], Families]]
+Groups = Sequence[tuple[Mapping[str, str], Families]]
+"""Metric families, each with labels to add to its samples."""
+
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -36,6 +47,7 @@ class Telemetry:
         self.requests = self._counter("requests", "Requests by status.", [*target, "status"])
         self.images = self._counter("images", "Images by result.", [*target, "result"])
         self.rejections = self._counter("rejections", "Requests that were refused.", ["kind"])
+        self.rejections.labels("full")  # from 0 on, or no rate shows the first refusals
         self.watch_faults = self._counter(
             "watch_faults", "Failed readings of registry or database.", ["source", "kind"]
         )
@@ -91,6 +103,7 @@ class Telemetry:
     def record_event(self, event: VersionEvent) -> None:
         """Count an event of a version."""
         self.versions.labels(event.model, event.kind).inc()
+        self.versions.labels(event.model, "failed")  # from 0 on, or no rate shows the first failure
 
     def record_result(self, application: str, result: PredictResult) -> None:
         """Count the images of a request that was predicted, and its seconds.
@@ -109,10 +122,6 @@ class Telemetry:
             kind = "ok" if failure is None else failure.reason.value
             self.images.labels(model, version, application or "anonymous", kind).inc()
 
-    def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return _text([({}, self.families())])
-
     def families(self) -> Families:
         """Return all metrics as JSON, to be joined with those of other replicas."""
         return [
@@ -126,12 +135,32 @@ class Telemetry:
         ]
 
 
-def text_of_all(replicas: Mapping[str, Families]) -> bytes:
-    """Return the metrics of several replicas in Prometheus' text format, labelled by `replica`."""
-    return _text([({"replica": name}, families) for name, families in sorted(replicas.items())])
+def job_families(counts: JobCounts) -> Families:
+    """Return the metrics of the organisation's jobs."""
+    jobs = [
+        ["eagleray_jobs", {"command": command, "state": state}, count]
+        for (command, state), count in sorted(counts.jobs.items())
+    ]
+    text = "Submitted jobs by state: those that have not ended, and those of the last day."
+    waiting = "eagleray_jobs_oldest_waiting_seconds"
+    return [
+        ["eagleray_jobs", text, "gauge", jobs],
+        [
+            waiting,
+            "Seconds since the oldest job that waits to start was submitted.",
+            "gauge",
+            [[waiting, {}, counts.waiting_seconds]],
+        ],
+    ]
 
 
-def _text(groups: _Groups) -> bytes:
+def by_replica(replicas: Mapping[str, Families]) -> Groups:
+    """Return the families of several replicas, to be labelled by `replica`."""
+    return [({"replica": name}, families) for name, families in sorted(replicas.items())]
+
+
+def text_of(groups: Groups) -> bytes:
+    """Return families in Prometheus' text format, each with the labels that are added to it."""
     registry = CollectorRegistry()
     registry.register(_Joined(groups))
     return generate_latest(registry)
@@ -144,7 +173,7 @@ class _Joined(Collector):
         groups: Families with the labels to add to their samples.
     """
 
-    def __init__(self, groups: _Groups) -> None:
+    def __init__(self, groups: Groups) -> None:
         self._groups = groups
 
     def collect(self) -> Iterator[Metric]:

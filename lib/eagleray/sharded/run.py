@@ -22,6 +22,7 @@ from eagleray.sharded.attempts import Shards
 from eagleray.sharded.failure_limit import FailureLimit
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
+from eagleray.sharded.metrics import ShardMetrics
 from eagleray.sharded.plan import Plan
 from eagleray.sharded.progress import JobMonitor, read_progress
 from eagleray.sharded.shard_results import FinishedShard
@@ -105,10 +106,13 @@ class JobRun:
             self._unless_committed(),
         ):
             bar.advance(monitor.num_done, failed=monitor.num_failed)
+            metrics = ShardMetrics(self.plan)
+            metrics.start(monitor.num_done)
             while True:
                 for shard in shards:
                     is_left[shard.shard] = False
                     monitor.add(shard)
+                    metrics.add(shard, monitor.num_done)
                     bar.advance(shard.num_rows, failed=shard.num_failed)
                     yield shard
                     if monitor.cancelled:  # where signals are ignored, as behind `nohup`

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
@@ -41,6 +41,14 @@ class FinishedShard(Protocol):
     @property
     def num_failed(self) -> int:
         """Number of its inputs that failed."""
+
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """Number of its failed inputs for each reason code."""
+
+    @property
+    def repeated(self) -> bool | None:
+        """Whether it was begun before, by a worker that was lost; None if that is unknown."""
 
 
 def encode_result(rows: pa.Table, summary: bytes) -> bytes:

@@ -25,6 +25,7 @@ from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.resources import await_workers
 from eagleray.training.result import TrainResult, load_best_checkpoint
+from eagleray.training.run_metrics import RunMetrics
 from eagleray.training.runs import Run
 from eagleray.training.worker_input import WorkerInput, make_worker_input
 
@@ -80,9 +81,11 @@ def fit(
     num_images = plan.spec.epochs * len(plan.split.train)
     with reporter.progress("Images", num_images) as bar:
         progress = FitProgress(plan.spec.epochs, plan.monitor, bar, num_images)
+        metrics = RunMetrics(run.name, epochs=plan.spec.epochs, num_images=num_images)
 
         def on_event(event: TrainEvent) -> None:
             progress.show(event)
+            metrics.on_event(event)
             if isinstance(event, StepsCompleted):
                 callbacks.step(event.total_steps, event.loss)
             if isinstance(event, EpochCompleted):

@@ -8,6 +8,7 @@ from typing import Any
 
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import resumable
+from eagleray.core.logs import add_to_lines
 from eagleray.core.ray_session import Cluster
 from eagleray.data.inspection import Fault
 from eagleray.data.page import render_data_report
@@ -118,6 +119,7 @@ def start_run(
 ) -> tuple[Run, RunRecord]:
     """Open the run of a job, and write the page of its data."""
     run, record = open_run(job)
+    add_to_lines(job_id=run.name)
     reporter.announce(f"run {run.name}, in {run.folder}")
     about = {"data": job.spec.data, "run": run.name}
     if job.plan.task.positive is not None:

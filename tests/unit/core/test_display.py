@@ -20,7 +20,7 @@ from eagleray.core.types import OutputFormat
 from eagleray.io.arrow_files import column_names, decode_table, encode_table
 from eagleray.reports import render_page
 from eagleray.serving.logs import log_event, log_to_file
-from eagleray.serving.telemetry import Telemetry, text_of_all
+from eagleray.serving.telemetry import Telemetry, by_replica, text_of
 
 HOSTILE = (
     "\x1b]0;owned\x07",
@@ -273,7 +273,10 @@ def test_metrics_show_what_deceives_and_can_be_read() -> None:
     telemetry = Telemetry()
     telemetry.predictions.labels("digits", 1, EVIL).inc()
     telemetry.predictions.labels("digits", 1, 'quo"te\nbreak\\').inc()
-    texts = [telemetry.text(), text_of_all({"one\x1b": telemetry.families()})]
+    texts = [
+        text_of([({}, telemetry.families())]),
+        text_of(by_replica({"one\x1b": telemetry.families()})),
+    ]
     for text in texts:
         assert not set(STEERS) & set(text.decode())
         labels: list[Any] = [

@@ -89,6 +89,23 @@ def test_a_request_whose_replica_dies_is_served_by_another(tmp_path: Path) -> No
     run(tmp_path, test, "one", "other")
 
 
+def test_haproxys_metrics_are_on_a_socket_of_their_own(tmp_path: Path) -> None:
+    async def test(running: Running, *_: Replica) -> None:
+        place = f"http://{running.place.metrics}"
+
+        async def respond() -> bool:
+            text = (await running.client.get(f"{place}/metrics")).text
+            return 'haproxy_backend_active_servers{proxy="replicas"} 2' in text
+
+        async with asyncio.timeout(20):
+            while not await respond():
+                await asyncio.sleep(0.05)
+        assert (await running.client.get(f"{place}/live")).status_code == 404
+        assert (await running.client.post(place + PREDICT)).status_code == 404
+
+    run(tmp_path, test, "one", "other")
+
+
 def test_requests_of_a_stalled_replica_are_sent_to_another(
     tmp_path: Path,
 ) -> None:

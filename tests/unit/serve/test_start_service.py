@@ -107,3 +107,12 @@ def test_a_port_in_use_and_a_foreign_address_are_refused_in_a_sentence() -> None
         open_sockets(ListenAddress("not a host", 1, 0)),
     ):
         pass
+
+
+@pytest.mark.parametrize("address", ["9101", "127.0.0.1", "127.0.0.1:", ":9101", "::1:none"])
+def test_an_address_of_metrics_without_a_port_is_refused_in_a_sentence(address: str) -> None:
+    with (
+        pytest.raises(InputError, match=r"--metrics-address .* not an address with a port"),
+        open_sockets(ListenAddress("127.0.0.1", free_port(), 0, address)),
+    ):
+        pass

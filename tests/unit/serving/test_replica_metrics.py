@@ -12,7 +12,7 @@ from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
 from eagleray.registry.registry import Registry
 from eagleray.serving.replica_metrics import ReplicaMetrics
-from eagleray.serving.telemetry import Telemetry, text_of_all
+from eagleray.serving.telemetry import Telemetry, by_replica, text_of
 from tests.support.serving import RunningApp, registry_with, with_service
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ def values(text: bytes, name: str) -> dict[str, float]:
 
 
 def test_families_of_several_replicas_are_one_text() -> None:
-    text = text_of_all({"a": refused(3).families(), "b": refused(4).families()})
+    text = text_of(by_replica({"a": refused(3).families(), "b": refused(4).families()}))
     assert values(text, "eagleray_rejections_total") == {"a": 3.0, "b": 4.0}
     assert values(text, "eagleray_batch_images_sum") == {"a": 4.0, "b": 4.0}
     assert text.count(b"# TYPE eagleray_rejections_total counter") == 1
@@ -53,7 +53,7 @@ def test_replicas_see_the_metrics_of_others_until_they_end(database: OpenDatabas
     for times in (3, 5):
         a.publish(refused(times).families(), now=NOW)
     assert a.others(now=NOW) == {}
-    text = text_of_all(b.others(now=NOW + timedelta(seconds=29)))
+    text = text_of(by_replica(b.others(now=NOW + timedelta(seconds=29))))
     assert values(text, "eagleray_rejections_total") == {"a": 5.0}
     assert b.others(now=NOW + timedelta(seconds=31)) == {}  # it was killed, or cannot write
     a.remove()
