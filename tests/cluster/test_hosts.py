@@ -53,7 +53,9 @@ def test_training_and_evaluation_are_those_of_an_embedded_run(
         trained[where] = _json(hosted, "train", data, *TRAIN, "--json", *cluster)
         model = trained[where]["model"]
         evaluated[where] = _json(hosted, "evaluate", model, data, "--json", *cluster)
-    assert trained["there"]["package_digest"] == trained["here"]["package_digest"]
+    (there,) = hosted.s3.glob("data/models/**/model.safetensors")
+    (here,) = hosted.cluster.client.home.glob(".eagleray/artifacts/**/model.safetensors")
+    assert hosted.s3.cat_file(there) == here.read_bytes()
     assert trained["there"]["test"] == trained["here"]["test"]
     assert evaluated["there"]["metrics"] == evaluated["here"]["metrics"]
 
