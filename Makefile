@@ -10,7 +10,7 @@ DATA ?=
 MODEL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-portable test-cluster cluster-tools wheel lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-beside-batch bench-many-models bench-many-shards bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases show-exposure clean
+.PHONY: help setup demo test test-long test-portable test-cluster cluster-tools wheel lint format lock lock-cpu docs bench-imaging bench-forward bench-portable bench-gpu bench-batch bench-resume bench-listing bench-serve bench-overload bench-closed-loop bench-beside-batch bench-many-models bench-many-shards bench-hostile-packages same-predictions fuzz bench-train bench-learning bench-compression bench-video chaos chaos-train chaos-serve chaos-aliases chaos-cluster hosts show-exposure clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -153,6 +153,12 @@ chaos-serve: setup  ## Switch, roll back, break, kill and stop versions and proc
 
 chaos-aliases: setup  ## Race promotions and rollbacks of one alias, and kill some, on both databases.
 	$(BIN)/python -m tests.chaos.aliases
+
+chaos-cluster: setup  ## Kill clients, heads, workers and links of a cluster of hosts; needs root.
+	$(BIN)/python -m tests.chaos.cluster
+
+hosts: setup  ## Run a cluster of hosts on this machine to try commands on; needs root.
+	@$(BIN)/python -m cluster.hosts
 
 show-exposure: setup  ## Show every socket of the service, and what each returns without a key.
 	$(BIN)/python -m tests.bench.exposure

@@ -94,7 +94,13 @@ class Load:
 
 @contextlib.asynccontextmanager
 async def steady_load(
-    service: RunningService, model: str, image: bytes, *, rate: float, grpc_rate: float
+    service: RunningService,
+    model: str,
+    image: bytes,
+    *,
+    rate: float,
+    grpc_rate: float,
+    key: str = "",
 ) -> AsyncIterator[Load]:
     """Send predictions for the time of the block; at its end every request has its outcome.
 
@@ -104,11 +110,15 @@ async def steady_load(
         image: Image of every request.
         rate: HTTP requests a second, over persistent connections.
         grpc_rate: gRPC calls a second, over one channel.
+        key: Key of an application; empty where none is needed.
     """
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     load, stop = Load(), asyncio.Event()
     limits = httpx.Limits(max_connections=500, max_keepalive_connections=50)
     async with (
-        httpx.AsyncClient(base_url=service.url, timeout=_TIMEOUT_SECONDS, limits=limits) as http,
+        httpx.AsyncClient(
+            base_url=service.url, timeout=_TIMEOUT_SECONDS, limits=limits, headers=headers
+        ) as http,
         tritonclient.grpc.aio.InferenceServerClient(service.grpc) as grpc,
     ):
 
@@ -119,7 +129,9 @@ async def steady_load(
         tensor.set_data_from_numpy(np.asarray([image], dtype=object))
 
         async def request_grpc() -> int:
-            response = await grpc.infer(model, [tensor], client_timeout=_TIMEOUT_SECONDS)
+            response = await grpc.infer(
+                model, [tensor], client_timeout=_TIMEOUT_SECONDS, headers=headers
+            )
             return int(response.get_response().model_version)
 
         sending = [

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
+from cluster.hosts import missing_requirement
+from tests.support.hosted import Hosted, hosted_cluster
+from tests.support.postgres import find_postgres
 from tests.support.ray_head import head
 from tests.support.s3_server import moto_server
 from tests.support.terraform import ENVIRONMENTS, STATES, TerraformCopy, copy_module
@@ -42,3 +45,15 @@ def aws(applied: TerraformCopy) -> Iterator[boto3.Session]:
         for name in ENVIRONMENTS:
             applied.apply(name, endpoint)
         yield session
+
+
+@pytest.fixture(scope="session")
+def hosted() -> Iterator[Hosted]:
+    """A cluster of four hosts, or why this machine can have none."""
+    reason = missing_requirement()
+    if reason is None and find_postgres() is None:
+        reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
+    if reason is not None:
+        pytest.skip(reason)
+    with hosted_cluster() as running:
+        yield running

@@ -15,7 +15,7 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Distributions", "Installed", "build_distributions", "install"]
+__all__ = ["Distributions", "Installed", "build_distributions", "build_wheel", "install"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +72,13 @@ def build_distributions(folder: Path) -> Distributions:
     (wheel,) = (folder / "wheel").glob("*.whl")
     (direct,) = (folder / "direct").glob("*.whl")
     return Distributions(source, wheel, direct)
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel from the checkout, as `make wheel` does."""
+    _build(ROOT, folder, "wheel")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 def install(wheel: Path, folder: Path) -> Installed:

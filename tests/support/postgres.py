@@ -1,7 +1,11 @@
-"""A real PostgreSQL on a free port of this machine, started and stopped by the tests."""
+"""A real PostgreSQL on a free port of this machine, started and stopped by the tests.
+
+python -m tests.support.postgres --host 198.18.7.2    # prints the URLs of two empty databases
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import secrets
@@ -28,16 +32,18 @@ class PostgresServer:
     """A running server.
 
     Attributes:
-        port: On 127.0.0.1.
+        port: On `host`.
         pid: Of its first process.
+        host: Address that it listens on.
     """
 
     port: int
     pid: int
+    host: str = "127.0.0.1"
 
     def url(self, database: str, *, user: str = USER, password: str = PASSWORD) -> str:
         """The URL of a database on it."""
-        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user}:{password}@{self.host}:{self.port}/{database}"
 
     def new_database(self, *, encoding: str = "UTF8") -> str:
         """Create an empty database and return its name."""
@@ -90,11 +96,12 @@ def _wait_until_it_answers(server: subprocess.Popen[bytes], url: str, log: Path)
 
 
 @contextlib.contextmanager
-def running_postgres(programs: Path) -> Iterator[PostgresServer]:
+def running_postgres(programs: Path, host: str = "127.0.0.1") -> Iterator[PostgresServer]:
     """Start a server with a cluster of its own, and remove both.
 
     Args:
         programs: The folder of `initdb` and `postgres`.
+        host: Address that it listens on.
     """
     # Not under pytest's folders: those are closed to the user that the server runs as.
     folder = Path(tempfile.mkdtemp(prefix="eagleray-postgres-"))
@@ -117,9 +124,11 @@ def running_postgres(programs: Path) -> Iterator[PostgresServer]:
             capture_output=True,
             **identity,
         )
+        with (folder / "data/pg_hba.conf").open("a") as file:
+            file.write("host all all all scram-sha-256\n")
         port = free_port()
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": host,
             "port": port,
             "unix_socket_directories": "",
             "fsync": "off",
@@ -141,7 +150,7 @@ def running_postgres(programs: Path) -> Iterator[PostgresServer]:
                 **identity,
             )
         try:
-            running = PostgresServer(port, server.pid)
+            running = PostgresServer(port, server.pid, host)
             _wait_until_it_answers(server, running.url("postgres"), log)
             yield running
         finally:
@@ -159,3 +168,19 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     with running_postgres(programs) as server:
         yield server
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.support.postgres")
+    parser.add_argument("--host", default="127.0.0.1")
+    programs = find_postgres()
+    if programs is None:
+        raise SystemExit("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with running_postgres(programs, parser.parse_args().host) as server:
+        print(server.url(server.new_database()))
+        print(server.url(server.new_database()), flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
-"""A real S3 protocol server (moto's) in a process of its own, on a free loopback port.
+"""A real S3 protocol server (moto's) in a process of its own, by default on a free loopback port.
 
     python -m tests.support.s3_server
+    python -m tests.support.s3_server --host 198.18.7.2 --port 5000
 
 moto looks whether a key is there and puts it in two steps, with other requests between them. S3
 itself does both at once, and so does this server: of two conditional puts one loses.
@@ -8,6 +9,7 @@ itself does both at once, and so does this server: of two conditional puts one l
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import subprocess
@@ -56,15 +58,19 @@ def main() -> None:
     )
     from werkzeug.serving import make_server
 
+    parser = argparse.ArgumentParser(prog="python -m tests.support.s3_server")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    options = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server(
-        "127.0.0.1",
-        0,
+        options.host,
+        options.port,
         conditional_puts_in_turn(DomainDispatcherApplication(create_backend_app)),
         threaded=True,
         request_handler=MotoRequestHandler,
     )
-    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    print(f"http://{options.host}:{server.server_port}", flush=True)
     server.serve_forever()
 
 

@@ -1,0 +1,84 @@
+"""Training runs on a cluster of hosts whose head is killed."""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.scenario_result import ScenarioResult
+from tests.support.hosted import PROFILE, Hosted
+
+__all__ = ["kill_heads_of_training"]
+
+_OPTIONS = ["--name", "stripes", "--architecture", "lenet5", "--seed", "1", "--epochs", "30"]
+_MORE = ["--batch-size", "8", "--checkpoint-steps", "4", "--workers", "1", "--cluster", PROFILE]
+_SECONDS_TO_END = 300.0
+_MAX_KILLS_OF_A_RUN = 3
+
+
+def kill_heads_of_training(hosted: Hosted, result: ScenarioResult, num_kills: int) -> None:
+    """Kill the head at random moments of training runs, and resume the runs."""
+    rng = random.Random(num_kills)
+    with tempfile.TemporaryDirectory() as folder:
+        data = hosted.put_stripes(Path(folder))
+    started = time.monotonic()
+    reference = _finish(hosted, _submit(hosted, data))
+    seconds = time.monotonic() - started
+    result.notes.append(f"an undisturbed run takes {seconds:.0f} s")
+    while result.kills < num_kills:
+        job, run = _submit(hosted, data), ""
+        for _ in range(min(_MAX_KILLS_OF_A_RUN, num_kills - result.kills)):
+            time.sleep(rng.uniform(0.1, 0.9) * seconds)
+            if _info(hosted, job)["status"] != "RUNNING":
+                break
+            run = run or _run_of(_log(hosted, job))
+            hosted.cluster.head.kill()
+            result.kills += 1
+            hosted.cluster.start_head()
+            hosted.cluster.wait_for_nodes(1 + len(hosted.cluster.workers))
+            job = _submit(hosted, data, run)
+            result.resumes += 1
+        result.outputs += 1
+        if _finish(hosted, job) != reference:
+            result.different += 1
+
+
+def _submit(hosted: Hosted, data: str, run: str = "") -> str:
+    """Start a run, or resume it; return the name of the job."""
+    if run:
+        words = ["train", "--resume", run, "--json", "--cluster", PROFILE, "--detach"]
+    else:
+        words = ["train", data, *_OPTIONS, *_MORE, "--json", "--detach"]
+    return hosted.eagleray(*words).stderr.split("Job ")[1].split()[0]
+
+
+def _finish(hosted: Hosted, job: str) -> str:
+    """Wait for the end of a job and return the digest of the package that it registered."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while _info(hosted, job)["status"] in ("PENDING", "RUNNING"):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{job} still runs: {_log(hosted, job)[-500:]}")
+        time.sleep(0.5)
+    log = _log(hosted, job)
+    found = re.search(r'"package_digest": "([^"]+)"', log)
+    if found is None:
+        raise RuntimeError(f"{job} has not registered a version: {log[-1000:]}")
+    return found[1]
+
+
+def _info(hosted: Hosted, job: str) -> Any:
+    return hosted.cluster.get(f"/api/jobs/{job}")
+
+
+def _log(hosted: Hosted, job: str) -> str:
+    return str(hosted.cluster.get(f"/api/jobs/{job}/logs")["logs"])
+
+
+def _run_of(log: str) -> str:
+    """Return the name of the run; empty if it was killed before it had one."""
+    found = re.search(r"run (\S+), in ", log)
+    return "" if found is None else found[1]
