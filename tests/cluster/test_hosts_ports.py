@@ -24,7 +24,7 @@ def probe(hosted: Hosted, caller: Host, ports: list[tuple[str, int]]) -> list[di
     """Call ports from a host."""
     request = json.dumps({"ports": ports, "token": hosted.cluster.token})
     words = ["python", "-P", str(PROBE)]
-    variables = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": ""}
+    variables: dict[str, Any] = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": ""}
     said = caller.run(*words, stdin=request, seconds=400, **variables)
     found: list[dict[str, Any]] = json.loads(said.stdout)
     return found
@@ -34,8 +34,9 @@ def probe(hosted: Hosted, caller: Host, ports: list[tuple[str, int]]) -> list[di
 def answers(hosted: Hosted) -> list[tuple[Host, Listener, dict[str, Any]]]:
     """Call what other hosts can reach from the client's host, and the rest from its own."""
     cluster = hosted.cluster
-    found = []
-    outside, inside = [], {}
+    found: list[tuple[Host, Listener, dict[str, Any]]] = []
+    outside: list[tuple[Host, Listener]] = []
+    inside: dict[str, list[tuple[Host, Listener]]] = {}
     for host in (cluster.head, cluster.workers[0]):
         for port in host.listening():
             if "sshd" in port.process:

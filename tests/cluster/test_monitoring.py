@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -148,10 +149,11 @@ def _prepare_service(folder: Path) -> str:
     database = open_database(settings)
     records = JobRecords(database, settings)
     before = datetime.now(UTC) - timedelta(hours=2)
-    for name, fields in {
+    jobs: dict[str, dict[str, Any]] = {
         "waits": {"created": before},
         "lost": {"state": JobState.RUNNING.value, "lease_until": before},
-    }.items():
+    }
+    for name, fields in jobs.items():
         records.add(new_job(id=name, program="predict", owner="ada", **fields))
     return Applications(database, actor="test").create("prometheus").key
 

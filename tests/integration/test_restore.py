@@ -71,7 +71,7 @@ def test_the_restored_databases_have_models_history_keys_and_jobs(
     restored = settings_of(tmp_path, *(restore(postgres, file) for file in files))
 
     model = load_model("digits@production", restored)
-    assert (model.version, model.package.digest) == (2, digest)
+    assert (model.version, model.package.digest) == ("2", digest)
     database = open_database(restored)
     history = Registry(restored).history.changes("digits", "production")
     assert [change.version for change in history] == [1, 2]

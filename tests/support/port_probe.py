@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import functools
 import http.client
 import json
 import re
@@ -131,8 +132,9 @@ def probe(host: str, port: int, token: str) -> dict[str, Any]:
 
 def main() -> None:
     request = json.load(sys.stdin)
+    hosts, ports = zip(*request["ports"], strict=True)
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda at: probe(*at, request["token"]), request["ports"])
+        found = pool.map(functools.partial(probe, token=request["token"]), hosts, ports)
         json.dump(list(found), sys.stdout)
 
 

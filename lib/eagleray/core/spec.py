@@ -82,7 +82,9 @@ def spec_field(
         names: What its text names outside the specification, if anything.
         constraints: Passed on to pydantic's `Field`.
     """
-    extra = {"panel": panel} if names is None else {"panel": panel, "names": names.value}
+    extra: dict[str, Any] = {"panel": panel}
+    if names is not None:
+        extra["names"] = names.value
     return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 

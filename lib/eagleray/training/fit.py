@@ -81,11 +81,11 @@ def fit(
     num_images = plan.spec.epochs * len(plan.split.train)
     with reporter.progress("Images", num_images) as bar:
         progress = FitProgress(plan.spec.epochs, plan.monitor, bar, num_images)
-        metrics = RunMetrics(run.name, epochs=plan.spec.epochs, num_images=num_images)
+        run_metrics = RunMetrics(run.name, epochs=plan.spec.epochs, num_images=num_images)
 
         def on_event(event: TrainEvent) -> None:
             progress.show(event)
-            metrics.on_event(event)
+            run_metrics.on_event(event)
             if isinstance(event, StepsCompleted):
                 callbacks.step(event.total_steps, event.loss)
             if isinstance(event, EpochCompleted):

@@ -41,7 +41,8 @@ def test_files_are_few_and_readable_while_the_job_runs(tmp_path: Path) -> None:
     writer = LogWriter(str(tmp_path), 1, seconds=3600)
     for number in range(100):
         writer.add(f"{number} {'x' * 10_000}\n", is_output=False)
-    reader, found = LogReader(row_of(tmp_path)), []
+    reader = LogReader(row_of(tmp_path))
+    found: list[tuple[str, bool]] = []
     while len(found) < 50:
         found += lines(reader, 1)
     writer.close()
@@ -68,7 +69,8 @@ def test_a_storage_that_fails_for_a_while_delays_the_log_only(
     writer.add("first\n", is_output=True)
     assert failed.wait(10)
     writer.add("second\n", is_output=True)
-    reader, found = LogReader(row_of(tmp_path)), []
+    reader = LogReader(row_of(tmp_path))
+    found: list[tuple[str, bool]] = []
     while len(found) < 2:
         found += lines(reader, 1)
     writer.close()

@@ -22,6 +22,7 @@ from eagleray.database.store import known_database, open_database
 from eagleray.registry.registry import Registry
 from eagleray.registry.tracking import connect
 from eagleray.serving.applications import Applications
+from eagleray.serving.telemetry import text_of
 from tests.support.mlflow_database import prepare_home
 from tests.support.serving import (
     IMAGE,
@@ -108,6 +109,11 @@ async def stays(running: RunningApp, wanted: int) -> None:
         await asyncio.sleep(0.1)
 
 
+def shown_by(running: Any) -> bytes:
+    """Return the metrics of a service in Prometheus' text format."""
+    return text_of([({}, running.service.telemetry.families())])
+
+
 def metric(text: bytes, name: str) -> float:
     families = text_string_to_metric_families(text.decode())
     return sum(sample.value for one in families for sample in one.samples if sample.name == name)
@@ -189,7 +195,7 @@ def test_a_database_that_was_replaced_opens_nothing_and_is_not_made_again(
         assert int(refused.headers["retry-after"]) >= 1
         hides_locations(refused, registry)
         assert "keys cannot be checked" in running.service.unready_reasons
-        assert metric(running.service.telemetry.text(), "eagleray_keys_unchecked") == 1
+        assert metric(shown_by(running), "eagleray_keys_unchecked") == 1
         assert str(database) in caplog.text
         kept.replace(database)
         await becomes(running, 200, **bearer(key))
@@ -218,9 +224,7 @@ def test_a_missing_database_is_not_created_by_the_service(
 
     async def test(running: RunningApp) -> None:
         database.unlink()
-        await running.until(
-            lambda: "eagleray_watch_faults_total" in running.service.telemetry.text().decode()
-        )
+        await running.until(lambda: "eagleray_watch_faults_total" in shown_by(running).decode())
         await running.client.get("/v1/models/digits", headers=bearer(key))
         answered = await running.client.post(PREDICT, content=IMAGE, headers=bearer(key))
         assert answered.status_code == 200  # by what it last knew
@@ -298,7 +302,7 @@ def test_no_error_ends_the_watching(
         await running.until(lambda: "ValueError" in caplog.text)
         await asyncio.sleep(0.5)
         assert caplog.text.count("the registry cannot be read") == 1
-        assert metric(running.service.telemetry.text(), "eagleray_watch_faults_total") > 1
+        assert metric(shown_by(running), "eagleray_watch_faults_total") > 1
         assert (await running.client.post(PREDICT, content=IMAGE)).status_code == 200
         change(store, statement, "1")
         await running.until(lambda: "responds again" in caplog.text)
@@ -351,7 +355,7 @@ def test_keys_are_not_accepted_after_too_long_without_the_database(
             assert await status(running) == 401
             assert await status(running, "/live") == 200
             assert running.service.unready_reasons == ["keys cannot be checked"]
-            assert metric(running.service.telemetry.text(), "eagleray_keys_age_seconds") > 1
+            assert metric(shown_by(running), "eagleray_keys_age_seconds") > 1
         await becomes(running, 200, **bearer(key))
 
     with_service(registry, test, address=STRANGER, max_snapshot_age_s=1.0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import pytest
 import ray
@@ -17,6 +17,8 @@ class Finished:
     shard: int
     num_rows: int = 1
     num_failed: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    repeated: bool | None = None
 
 
 class Runs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -57,7 +59,7 @@ def upgrade() -> None:
         op.create_index(f"ix_jobs_{column}", "jobs", [column])
     kept = ("id", "application", "created", "output", "request", "model", "submission", "state")
     batches = sa.table("batches", *map(sa.column, (*kept, "message")))
-    values = {
+    values: dict[str, Any] = {
         **{name: batches.c[name] for name in (*kept, "message")},
         "owner": batches.c.application,
         **dict.fromkeys(("package", "version", "logs", "cluster", "yields_to", "stage"), ""),
@@ -67,6 +69,6 @@ def upgrade() -> None:
         "program": "predict",
     }
     columns = [sa.literal(v) if isinstance(v, str | int) else v for v in values.values()]
-    empty = [sa.literal([], sa.JSON()), sa.literal({}, sa.JSON())]
+    empty: list[Any] = [sa.literal([], sa.JSON()), sa.literal({}, sa.JSON())]
     op.execute(jobs.insert().from_select([*values, "words", "s3"], sa.select(*columns, *empty)))
     op.drop_table("batches")
