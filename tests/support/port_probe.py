@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import functools
 import http.client
 import json
 import re
