@@ -286,7 +286,7 @@ def test_a_run_that_dies_before_any_change_is_finished_by_the_next(place: JobFol
         if not died:
             break
         call += 1
-    assert call == 7
+    assert call == 8
 
 
 def dies_in_run(place: JobFolder, job: Job, call: int) -> bool:
