@@ -114,12 +114,11 @@ def run_job(registry: Registry, job: str, state: JobState, **fields: Any) -> Non
     records = records_of(registry)
     row = records.claim(job, records.get(job).submission)
     assert row is not None
-    epoch = row.epoch
-    turn = records.wait_for_turn(job, epoch)
+    turn = records.wait_for_turn(job, row.epoch)
     assert turn is not None
     assert turn.admitted
     if state != JobState.RUNNING:
-        assert records.end(job, epoch, state, **fields)
+        assert records.end(row, state, **fields)
 
 
 def add_versions(registry: Registry, name: str, count: int) -> None:

@@ -118,7 +118,7 @@ def play(registry: Registry, exit_code: int) -> None:
     log.add('{"ok": 2}\n', is_output=True)
     log.close()
     ended = JobState.FAILED if exit_code else JobState.SUCCEEDED
-    assert records.end(row.id, row.epoch, ended, exit_code=exit_code, message="A KPI failed.")
+    assert records.end(row, ended, exit_code=exit_code, message="A KPI failed.")
 
 
 @pytest.mark.parametrize("exit_code", [0, ExitCode.KPI_FAILED])

@@ -370,7 +370,7 @@ def test_logs_are_read_from_a_position_without_locations_of_the_service(
             {"stream": "stdout", "text": "result\n"},
         ]
         assert found["ended"] is False
-        assert records_of(registry).end(job, record.epoch, JobState.SUCCEEDED, exit_code=0)
+        assert records_of(registry).end(record, JobState.SUCCEEDED, exit_code=0)
         last = await running.client.get(path, params={"start": found["next"]}, **as_(keys, "lab"))
         assert last.json() == {"lines": [], "next": found["next"], "ended": True}
         wrong = await running.client.get(path, params={"start": "x"}, **as_(keys, "lab"))
