@@ -30,7 +30,7 @@ from tests.support.processes import family, heed_interrupts
 LEASE = 4.0
 FOREVER = {"program": "supervise", "words": ["--every", "600"]}
 BRIEF = {"program": "jobs", "words": ["list", "--json"]}
-SECONDS = 60.0
+SECONDS = 30.0
 
 
 class Cluster:
