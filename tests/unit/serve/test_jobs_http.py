@@ -399,7 +399,7 @@ def test_a_job_is_cancelled_and_retried_under_its_name(
 
         run_job(registry, job, JobState.FAILED, exit_code=2, message="No image in /srv/hidden/a.")
         failed = (await running.client.get(f"{PATH}/{job}", **as_(keys, "lab"))).json()
-        assert (failed["exit_code"], failed["message"]) == (2, "No image in ….")
+        assert (failed["exit_code"], failed["message"]) == (2, "No image in …")
         Roles(registry.history.database).withdraw("lab", "digit*")
         assert (await change("retry")).status_code == 403
 
