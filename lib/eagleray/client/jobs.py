@@ -93,14 +93,9 @@ class AsyncJobs:
             RequestRefusedError: If the service refuses, does not respond in time, or the response
                 is not of a service of Eagleray.
         """
-        body = {
-            "command": command,
-            "spec": dict(spec),
-            "options": dict(options or {}),
-            "priority": priority,
-            "retries": retries,
-            "request_id": request_id or secrets.token_hex(16),
-        }
+        body: dict[str, Any] = {"command": command, "spec": dict(spec)}
+        body |= {"options": dict(options or {}), "priority": priority, "retries": retries}
+        body["request_id"] = request_id or secrets.token_hex(16)
         return as_model(Job, await self._send("POST", _PATH, json=body))
 
     async def status(self, job: str) -> Job:

@@ -112,7 +112,7 @@ def test_fields_that_name_something_say_so() -> None:
         name: names_of(field.json_schema_extra)
         for spec in SPECS.values()
         for name, field in spec.model_fields.items()
-        if any(word in name for word in ("data", "input", "output", "file", "model", "parent"))
+        if any(word in name for word in ("data", "input", "output", "_file", "model", "parent"))
     }
     assert [name for name, kind in named.items() if kind is None] == []
     assert names_of(InspectSpec.model_fields["split_file"].json_schema_extra) is Names.OUTPUT
@@ -399,7 +399,7 @@ def test_a_job_is_cancelled_and_retried_under_its_name(
 
         run_job(registry, job, JobState.FAILED, exit_code=2, message="No image in /srv/hidden/a.")
         failed = (await running.client.get(f"{PATH}/{job}", **as_(keys, "lab"))).json()
-        assert (failed["exit_code"], failed["message"]) == (2, "No image in ….")
+        assert (failed["exit_code"], failed["message"]) == (2, "No image in …")
         Roles(registry.history.database).withdraw("lab", "digit*")
         assert (await change("retry")).status_code == 403
 
