@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import Counter
@@ -96,11 +97,12 @@ def kill(_: Any, node: Any) -> None:
 
 def drain_and_kill(cluster: Any, node: Any) -> None:
     """Do what a cloud does: give notice, and end the node when its time is up."""
-    from ray._raylet import GcsClient
+    from ray import _raylet
     from ray.core.generated import autoscaler_pb2
 
+    compiled: Any = _raylet  # a module without types
     deadline = int(1000 * (time.time() + _NOTICE_SECONDS))
-    accepted, why = GcsClient(address=cluster.address).drain_node(
+    accepted, why = compiled.GcsClient(address=cluster.address).drain_node(
         node.node_id,
         autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION,
         "a spot node is taken back",
@@ -117,7 +119,7 @@ def test_a_drained_node_begins_nothing_and_nothing_is_done_twice(tmp_path: Path)
     for name, end_node in (("kill", kill), ("drain", drain_and_kill)):
         folder = tmp_path / name
         folder.mkdir()
-        child = Child(lambda folder=folder, end_node=end_node: run_on_two_nodes(folder, end_node))
+        child = Child(functools.partial(run_on_two_nodes, folder, end_node))
         try:
             ended = child.wait(180)
         finally:

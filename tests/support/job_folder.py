@@ -16,6 +16,7 @@ from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.models.package import write_package
 from eagleray.registry.references import load_model
+from eagleray.sharded.attempts import Shards
 from tests.support.batch import Output
 from tests.support.images import encode, photo
 from tests.support.models import settings_in, small_package
@@ -52,8 +53,8 @@ class JobFolder:
         """Run a job whose workers answer without any model, shard after shard."""
         made = Output(job.layout, job.plan, job.model, failed)
 
-        def work(pending: list[int], *_: object, **__: object) -> Iterator[ShardSummary]:
-            for shard in pending:
+        def work(pending: Shards, *_: object, **__: object) -> Iterator[ShardSummary]:
+            for shard in pending.tolist():
                 made.put_shards([shard])
                 yield decode_shard(storage.read_bytes(job.layout.shard(shard)))[1]
 

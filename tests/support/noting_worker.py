@@ -17,8 +17,14 @@ NOTES = "notes"
 """Name of the file in a job's output."""
 
 
+_SECONDS_A_SHARD = 0.3
+
+
 class NotingWorker(ShardWorker):
-    """A worker that notes each shard that it finishes, in a file beside the job's output."""
+    """A worker that notes each shard that it finishes, in a file beside the job's output.
+
+    It takes its time for a shard, so that a request to yield arrives before the job ends.
+    """
 
     def __init__(self, context: Any, journal: ShardJournal) -> None:
         import ray
@@ -28,6 +34,7 @@ class NotingWorker(ShardWorker):
 
     def __call__(self, block: pa.Table) -> pa.Table:
         done = super().__call__(block)
+        time.sleep(_SECONDS_A_SHARD)
         if "num_ok" in done.column_names:
             note(self._notes, f"{done.column('shard')[0].as_py()}")
         return done

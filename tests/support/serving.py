@@ -101,11 +101,20 @@ def records_of(registry: Registry) -> JobRecords:
     return JobRecords(registry.history.database, registry.settings)
 
 
+def end_cancelled(registry: Registry, job: str) -> None:
+    """End a job that waits and is asked to end, as its process does."""
+    records = records_of(registry)
+    row = records.claim(job, records.get(job).submission)
+    assert row is not None
+    assert records.wait_for_turn(job, row.epoch) is None
+
+
 def run_job(registry: Registry, job: str, state: JobState, **fields: Any) -> None:
     """Claim a job as its process does, and bring it to a state: running, or ended."""
     records = records_of(registry)
-    epoch = records.claim(job, records.get(job).submission)
-    assert epoch is not None
+    row = records.claim(job, records.get(job).submission)
+    assert row is not None
+    epoch = row.epoch
     turn = records.wait_for_turn(job, epoch)
     assert turn is not None
     assert turn.admitted

@@ -16,7 +16,7 @@ from eagleray.core.job_channel import process_channel
 from eagleray.core.logs import use_log_format
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
-from eagleray.core.yielding import process_signal, yield_on_signals
+from eagleray.core.yielding import process_signal
 
 __all__ = [
     "command_app",
@@ -33,7 +33,6 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
         main: Function whose parameters are the options, and whose docstring is the summary.
         module_docstring: Docstring of the job's file; see `command_app`.
     """
-    yield_on_signals()
     _heed_requests()
     open_streams()
     bypass_proxy_for_loopback()

@@ -22,7 +22,7 @@ from eagleray.clusters.uploads import (
     replace_words,
     require_remote_outputs,
 )
-from eagleray.core.errors import InputError, UnknownNameError, UserError
+from eagleray.core.errors import InputError, OutageError, UnknownNameError, UserError
 from eagleray.core.job_state import JobState
 from eagleray.core.spec import Names
 from eagleray.database.tables import JobRow
@@ -149,8 +149,10 @@ class RayJobs:
 
     def follow(self, name: str) -> Iterator[LogText]:
         """Yield what the last attempt of a job prints, until it has ended."""
-        job, _ = self._last_attempt(name)
-        for text in self._server.follow(job.name):
+        attempt = name  # the first one, which is found through an outage
+        with contextlib.suppress(OutageError):
+            attempt = self._last_attempt(name)[0].name
+        for text in self._server.follow(attempt):
             yield from _lines(text)
 
     def stop(self, name: str) -> None:

@@ -7,6 +7,7 @@ reaches.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,9 +116,9 @@ def _files_below(path: Path) -> Iterator[tuple[str, Path]]:
     if not path.is_dir():
         yield "", path
         return
-    for folder, _, names in path.walk():
+    for folder, _, names in os.walk(path):
         for name in names:
-            file = folder / name
+            file = Path(folder, name)
             if file.is_file():
                 yield file.relative_to(path).as_posix(), file
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import signal
 import time
 from collections.abc import Callable
 
-__all__ = ["PERSON", "QUEUE", "Turn", "YieldSignal", "process_signal", "yield_on_signals"]
+__all__ = ["PERSON", "QUEUE", "Turn", "YieldSignal", "process_signal"]
 
 QUEUE = "a job that goes first waits for them"
 """Reason of a queue of jobs."""
@@ -21,7 +20,7 @@ class YieldSignal:
     """Whether a job is asked to yield its workers.
 
     A request is withdrawn by its reason, so that those who ask do not undo each other's requests.
-    Any thread and any signal handler may call the methods: they take no lock.
+    Any thread may call the methods.
     """
 
     def __init__(self) -> None:
@@ -81,13 +80,3 @@ class Turn:
 def process_signal() -> YieldSignal:
     """Return the signal of the job that this process runs."""
     return YieldSignal()
-
-
-def yield_on_signals() -> None:
-    """Have SIGUSR1 ask this process's job to yield, and SIGUSR2 withdraw the request.
-
-    A job that cannot yield goes on; without this either signal would end its process.
-    """
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, lambda *_: process_signal().request())
-        signal.signal(signal.SIGUSR2, lambda *_: process_signal().clear())

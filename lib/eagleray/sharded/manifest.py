@@ -260,7 +260,8 @@ class ManifestReader:
             content = storage.read_bytes(_sizes_file(self._folder))
         except FileNotFoundError:  # a manifest of the version before
             return np.fromiter(self._sizes_in_files(), np.int32, self._num_shards)
-        return pq.read_table(pa.BufferReader(content)).column(_ROWS).to_numpy()
+        sizes: npt.NDArray[np.int32] = pq.read_table(pa.BufferReader(content))[_ROWS].to_numpy()
+        return sizes
 
     def _sizes_in_files(self) -> Iterator[int]:
         for number in range(self._num_shards):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.errors import InputError, UserError
-from eagleray.serving.batches.spec import COMMAND, BatchBody, spec_variable
+from eagleray.serving.batches.spec import BatchBody
 from eagleray.serving.config import ServiceConfig
+from eagleray.serving.jobs.starter import SPEC_VARIABLE, bounded_spec
 
 FINE = {"inputs": ["a"], "model": "m", "output": "o"}
 
@@ -113,13 +115,11 @@ def test_a_file_that_is_no_configuration_is_one_sentence(
 def test_the_service_hands_a_specification_to_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
     body = BatchBody.make({**FINE, "column": "--sql=x", "since": "/y"})
     sent = body.job("digits/3", ServiceConfig(), readable=["/photos"], workers=2)
-    for name, value in spec_variable(sent).items():
-        monkeypatch.setenv(name, value)
-    assert read_spec(PredictSpec, {}, file=COMMAND[-1]) == sent
-    assert not any("--sql" in word for word in COMMAND)
+    monkeypatch.setenv(SPEC_VARIABLE, json.dumps(bounded_spec(sent)))
+    assert read_spec(PredictSpec, {}, file=f"env:{SPEC_VARIABLE}") == sent
 
 
 def test_a_specification_that_is_too_long_for_a_variable_is_one_sentence() -> None:
     body = BatchBody.make({**FINE, "inputs": [f"/{number:0200}" for number in range(1000)]})
     with pytest.raises(InputError, match="write them into a table"):
-        spec_variable(body.job("digits/3", ServiceConfig(), readable=[]))
+        bounded_spec(body.job("digits/3", ServiceConfig(), readable=[]))

@@ -26,7 +26,7 @@ from eagleray.scheduling.logs import LogWriter
 from eagleray.serving.applications import Applications
 from eagleray.serving.roles import Role, Roles
 from tests.support.http_service import Served, http_service
-from tests.support.serving import records_of, registry_with, run_job
+from tests.support.serving import end_cancelled, records_of, registry_with, run_job
 from tests.support.stub_server import Answer, Sent, stub_server
 
 DATA = "s3://bucket/photos/*.png"  # a pattern, which the job itself looks for
@@ -150,8 +150,7 @@ def test_a_job_is_cancelled_and_retried(
     (row,) = records_of(registry).recent()
     submitted.cancel_submitted("lab", row.id, Console())
     assert "is asked to stop" in capsys.readouterr().out
-    assert records_of(registry).claim(row.id, row.id) == 1
-    assert records_of(registry).wait_for_turn(row.id, 1) is None
+    end_cancelled(registry, row.id)
     cluster = jobs_on("lab")
     job = cluster.job(row.id)
     assert job.state == JobState.CANCELLED

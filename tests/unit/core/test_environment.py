@@ -332,7 +332,7 @@ def test_a_checkout_without_links_says_how_to_clone_it(
     (tmp_path / "jobs").write_text("../../jobs")  # what git writes where links are switched off
     monkeypatch.setattr(eagleray, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(SystemExit) as caught:
-        front_door._launch("eagleray.jobs.predict", [])
+        front_door._launch("predict", "eagleray.jobs.predict", [])
     assert caught.value.code == ExitCode.USER
     assert "git clone -c core.symlinks=true" in capsys.readouterr().err
 

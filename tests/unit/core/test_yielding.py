@@ -1,21 +1,8 @@
-"""How a job is asked to yield: by several at once, by signals, and for a turn at a time."""
+"""How a job is asked to yield: by several at once, and for a turn at a time."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-
-import pytest
-
-from eagleray.core.yielding import (
-    PERSON,
-    QUEUE,
-    Turn,
-    YieldSignal,
-    process_signal,
-    yield_on_signals,
-)
+from eagleray.core.yielding import PERSON, QUEUE, Turn, YieldSignal
 
 
 def test_those_who_ask_do_not_undo_each_others_requests() -> None:
@@ -34,27 +21,10 @@ def test_those_who_ask_do_not_undo_each_others_requests() -> None:
 def test_a_turn_that_is_over_stays_over() -> None:
     asked = YieldSignal()
     turn = Turn(asked)
-    assert not turn.over
+    over = [turn.over]
     asked.request(QUEUE)
-    assert turn.over
+    over.append(turn.over)
     asked.clear(QUEUE)
-    assert turn.over
+    over.append(turn.over)
+    assert over == [False, True, True]
     assert not Turn(asked).over
-
-
-@pytest.fixture
-def _handlers_restored() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    process_signal().clear()
-
-
-@pytest.mark.usefixtures("_handlers_restored")
-def test_signals_ask_the_job_of_a_process() -> None:
-    yield_on_signals()
-    os.kill(os.getpid(), signal.SIGUSR1)
-    assert process_signal().requested
-    os.kill(os.getpid(), signal.SIGUSR2)
-    assert not process_signal().requested

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError, UserError
 from eagleray.core.job_state import JobState
-from eagleray.core.ray_session import Cluster
 from eagleray.packing.job import open_pack
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.worker import PackContext
@@ -162,7 +161,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_files(
             )
         )
         private = sorted(path.name for path in (killed / "_eagleray").rglob("*") if path.is_file())
-        assert private == ["part-00000.parquet", "plan.json", "progress.json"]
+        assert private == ["part-00000.parquet", "plan.json", "progress.json", "sizes.parquet"]
         if len(list(changes())) <= call:
             break
     assert call > 10
@@ -174,7 +173,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     list(here([0, 2], job.context))
     packed: list[int] = []
 
-    def rest(shards: list[int], context: PackContext, *_: Cluster) -> Iterator[PackedShard]:
+    def rest(shards: Iterable[int], context: PackContext, *_: object) -> Iterator[PackedShard]:
         packed.extend(shards)
         return here(shards, context)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from eagleray.core.errors import JobFailedError
-from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.worker import PackContext
@@ -52,7 +51,7 @@ def test_bytes_of_unknown_number_are_counted(tmp_path: Path) -> None:
     files = {"fits": b"a" * 1000, "not": b"b" * 1001}
     job = opened(request(in_memory(tmp_path / "count.csv", files), tmp_path / "out"))
 
-    def strictly(shards: list[int], context: PackContext, *_: Cluster) -> Iterator[PackedShard]:
+    def strictly(shards: Iterable[int], context: PackContext, *_: object) -> Iterator[PackedShard]:
         return here(shards, dataclasses.replace(context, max_bytes=1000))
 
     assert run(job, strictly).reasons == {"too_many_bytes": 1}

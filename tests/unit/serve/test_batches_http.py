@@ -16,7 +16,14 @@ from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
 from eagleray.serving.jobs.launcher import Capacity
 from tests.support.models import golden_png
-from tests.support.serving import RunningApp, records_of, registry_with, run_job, with_service
+from tests.support.serving import (
+    RunningApp,
+    end_cancelled,
+    records_of,
+    registry_with,
+    run_job,
+    with_service,
+)
 
 PATH = "/v1/batches"
 
@@ -158,8 +165,7 @@ def test_the_same_request_continues_the_same_batch(tmp_path: Path, registry: Reg
         assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
         ending = await post()
         assert (ending.status_code, ending.headers["retry-after"]) == (503, "2")
-        assert records_of(registry).claim(first, running.launcher.started[0].submission) == 1
-        assert records_of(registry).wait_for_turn(first, 1) is None  # it has ended
+        end_cancelled(registry, first)
         assert (await post()).json()["state"] == "queued"
         assert [run.submission for run in running.launcher.started] == [first, f"{first}.2"]
 

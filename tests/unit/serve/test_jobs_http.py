@@ -22,7 +22,14 @@ from eagleray.serving.roles import Role, Roles
 from eagleray.training.search_space import read_space
 from eagleray.training.spec import TrainSpec
 from tests.support.models import golden_png
-from tests.support.serving import RunningApp, records_of, registry_with, run_job, with_service
+from tests.support.serving import (
+    RunningApp,
+    end_cancelled,
+    records_of,
+    registry_with,
+    run_job,
+    with_service,
+)
 
 PATH = "/v1/jobs"
 OPERATORS = {
@@ -231,7 +238,7 @@ def test_a_job_is_a_record_that_its_program_reads(
 ) -> None:
     async def test(running: RunningApp) -> None:
         asked = body(tmp_path, "train", options={"alias": "candidate", "json_output": True})
-        asked["spec"] |= {"epochs": "3", "tags": ["--force", "a=$(b)"][1:]}
+        asked["spec"] |= {"epochs": "3", "tags": ["a=$(b)"]}
         answer = await post(running, keys, {**asked, "retries": 2})
         assert answer.status_code == 202, answer.text
         job = answer.json()
@@ -384,9 +391,7 @@ def test_a_job_is_cancelled_and_retried_under_its_name(
         assert (await change("retry")).status_code == 409
         asked = (await change("cancel")).json()
         assert (asked["state"], asked["message"]) == ("queued", "It is asked to end.")
-        epoch = records_of(registry).claim(job, job)
-        assert epoch == 1
-        assert records_of(registry).wait_for_turn(job, epoch) is None
+        end_cancelled(registry, job)
         assert (await change("cancel")).json()["state"] == "cancelled"
         again = await change("retry")
         assert (again.status_code, again.json()["state"]) == (202, "queued")

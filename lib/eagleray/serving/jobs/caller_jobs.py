@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from eagleray.core.errors import InputError, OutageError, UnknownNameError
@@ -204,7 +204,7 @@ class CallerJobs:
             raise UnknownNameError("job", job, [], hint="GET /v1/jobs lists yours.")
         return row
 
-    def _positions(self, rows: list[JobRow]) -> Mapping[str, int]:
+    def _positions(self, rows: Sequence[JobRow]) -> Mapping[str, int]:
         waiting = any(row.state == JobState.QUEUED for row in rows)
         return self._starter.records.positions() if waiting else {}
 
