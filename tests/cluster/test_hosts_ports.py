@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ class Called:
         open_to_all = self.responses["http"]["none"].get("200", [])
         return "GET /-/routes" in open_to_all and any(one in self.port.process for one in METRICS)
 
+    def rows(self) -> Iterator[str]:
+        """Yield the rows of a table: port, process, protocol, token, and how often which status."""
+        for protocol, by_token in self.responses.items():
+            for token, found in by_token.items():
+                counts = ", ".join(f"{status} {len(names)}" for status, names in found.items())
+                where = f"{self.host.name} | {self.port.address}:{self.port.port}"
+                if counts:
+                    yield f"| {where} | {self.port.process[:40]} | {protocol}, {token} | {counts} |"
+
     def allowed(self, token: str) -> set[str]:
         """Return what it did for a caller with no or a wrong token."""
         by_status = [self.responses[protocol][token] for protocol in ("http", "grpc")]
@@ -82,6 +92,7 @@ def calls(hosted: Hosted) -> list[Called]:
             Called(host, port, responses)
             for (host, port), responses in zip(chosen, probe(hosted, caller, at), strict=True)
         ]
+    print(*(row for one in called for row in one.rows()), sep="\n")
     return called
 
 
