@@ -274,7 +274,7 @@ class Host:
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*self._enter(), *words],
-            env=self._variables() | environment,
+            env={**self._variables(), **environment},
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

@@ -169,7 +169,7 @@ def kill_clients(batches: Batches, result: ScenarioResult, num_kills: int) -> No
     while result.kills < num_kills:
         output = batches.new_output()
         attached = cluster.client.start("eagleray", *batches.words(output))
-        job = _name_of(lambda process=attached: process.text())
+        job = _name_of(attached.text)
         time.sleep(batches.rng.uniform(0.0, 0.8) * batches.seconds)
         attached.send_signal(signal.SIGKILL)
         attached.wait()

@@ -99,8 +99,13 @@ def calls(hosted: Hosted) -> list[Called]:
 def probe(hosted: Hosted, caller: Host, ports: list[tuple[str, int]]) -> list[dict[str, Any]]:
     """Call ports from a host."""
     request = json.dumps({"ports": ports, "token": hosted.cluster.token})
-    variables = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": ""}
-    said = caller.run("python", "-P", str(PROBE), stdin=request, seconds=400, **variables)
+    said = caller.run(
+        *("python", "-P", str(PROBE)),
+        stdin=request,
+        seconds=400,
+        RAY_AUTH_MODE="disabled",
+        PYTHONPATH="",
+    )
     found: list[dict[str, Any]] = json.loads(said.stdout)
     return found
 

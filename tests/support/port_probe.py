@@ -135,7 +135,7 @@ def probe(host: str, port: int, token: str) -> dict[str, Any]:
 def main() -> None:
     request = json.load(sys.stdin)
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda at: probe(*at, request["token"]), request["ports"])
+        found = pool.map(lambda at: probe(at[0], at[1], request["token"]), request["ports"])
         json.dump(list(found), sys.stdout)
 
 
