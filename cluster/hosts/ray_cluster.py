@@ -185,6 +185,7 @@ class RayCluster:
 
     def _start_ray(self, node: Host, words: Sequence[str], variables: Mapping[str, str]) -> None:
         common = ["--block", "--disable-usage-stats", "--object-manager-port=8076"]
+        common += ["--metrics-export-port=8080"]
         common += [f"--object-store-memory={_OBJECT_STORE_BYTES}"]
         self._started[node.name] = node.start("ray", "start", *words, *common, **variables)
 

@@ -33,6 +33,9 @@ HARMLESS_METHODS = (
     "/ray.rpc.ReporterService/HealthCheck",
     "/ray.rpc.RayletDriver/ClusterInfo",
 )
+ENDS_THE_SERVER = "/ray.rpc.syncer.RaySyncer/StartSync"
+"""Method that ends Ray's control store or node manager when it is called without a node's number,
+which Ray 2.60 reads before the token."""
 SECONDS = 5.0
 
 
@@ -59,7 +62,7 @@ def grpc_methods() -> list[str]:
         found |= {name.decode() for name in names}
     client = ("ClusterInfo", "Init", "PrepRuntimeEnv", "KVGet", "ListNamedActors", "Schedule")
     found |= {f"/ray.rpc.RayletDriver/{name}" for name in client}
-    return sorted(found)
+    return sorted(found - {ENDS_THE_SERVER})
 
 
 def call_http(host: str, port: int, token: str | None) -> dict[str, list[str]]:
@@ -131,9 +134,8 @@ def probe(host: str, port: int, token: str) -> dict[str, Any]:
 
 def main() -> None:
     request = json.load(sys.stdin)
-    hosts, ports = zip(*request["ports"], strict=True)
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(functools.partial(probe, token=request["token"]), hosts, ports)
+        found = pool.map(lambda at: probe(at[0], at[1], request["token"]), request["ports"])
         json.dump(list(found), sys.stdout)
 
 
