@@ -15,8 +15,8 @@ from tests.support.processes import family, kill, titled
 
 __all__ = ["place"]
 
-MODEL = ["--model", "random:lenet5", "--precision", "float32", "--engine", "eager"]
-NUM_IMAGES = 400
+MODEL = ["--model", "random:resnet50", "--precision", "float32", "--engine", "eager"]
+NUM_IMAGES = 400  # which take longer than it takes to kill the process
 LEASE = 20.0  # the default
 RUNNER = "eagleray.scheduling.run"
 
@@ -43,7 +43,7 @@ def require_whole(place: Place, name: str, output: str) -> None:
     shown = place.show(name)
     assert (shown["state"], shown["attempt"], shown["retries_left"]) == ("succeeded", 2, 1)
     attached = place.eagleray("jobs", "attach", name)
-    assert attached.stderr.count("400 images") == 2  # of both attempts
+    assert attached.stderr.count("400 images, model") == 2  # of both attempts
     assert f"{output}/part-00000.parquet" in attached.stdout
 
 

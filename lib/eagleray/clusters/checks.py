@@ -229,7 +229,7 @@ def _places(settings: Settings) -> dict[str, str]:
         "EAGLERAY_DATABASE_URL": settings.database_url or "",
         "EAGLERAY_ARTIFACT_ROOT": settings.artifacts,
         "EAGLERAY_RUNS_ROOT": settings.runs,
-        "EAGLERAY_JOBS_ROOT": settings.job_logs,
+        "EAGLERAY_JOBS_ROOT": settings.jobs_root or "",
     }
     return {name: hashlib.sha256(place.encode()).hexdigest() for name, place in places.items()}
 

@@ -144,7 +144,7 @@ class ImageService:
         self.lookups = BlockingCalls("look-ups", num_threads=4, max_waiting=16, seconds=5.0)
         self.batch_calls = BlockingCalls("batches", num_threads=4, max_waiting=32, seconds=60.0)
         self._writes = BlockingCalls("writes", num_threads=1, max_waiting=1000, seconds=600.0)
-        self._metrics_reads = BlockingCalls("metrics", num_threads=1, max_waiting=3, seconds=2.5)
+        self._metrics_reads = BlockingCalls("metrics", num_threads=1, max_waiting=3, seconds=1.0)
         self._routes: Routes
         self.usage: UsageStore
         self._usage_counter: UsageCounter

@@ -77,10 +77,11 @@ def test_a_commit_lists_what_is_there(tmp_path: Path, output_format: OutputForma
         (f"part-00002.{output_format}", 96, 4, 1),
     ]
     assert (found.job_id, found.format) == (made.plan.job_id, output_format)
-    manifest = f"_eagleray/{made.plan.manifest}/part-00000.parquet"
+    manifest = f"_eagleray/{made.plan.manifest}"
     assert files_in(tmp_path) == {
         *(file.name for file in found.files),
-        *("_manifest.json", "_SUCCESS", "_eagleray/plan.json", manifest),
+        *("_manifest.json", "_SUCCESS", "_eagleray/plan.json"),
+        *(f"{manifest}/part-00000.parquet", f"{manifest}/sizes.parquet"),
     }
 
 
@@ -477,6 +478,7 @@ def test_of_many_runs_at_once_exactly_one_commits(tmp_path: Path) -> None:
             *("part-00000.parquet", "part-00001.parquet", "part-00002.parquet"),
             *("_manifest.json", "_SUCCESS", "_eagleray/plan.json"),
             f"_eagleray/{made.plan.manifest}/part-00000.parquet",
+            f"_eagleray/{made.plan.manifest}/sizes.parquet",
         }
 
 
