@@ -33,13 +33,13 @@ test: setup  ## Run the tests: those with Ray wait a lot, so two files of them r
 	$(BIN)/python -m pytest --durations=30 --numprocesses 2 --dist loadfile -m "not long" tests/e2e tests/integration
 
 test-long: setup  ## Run the tests that take a minute or more each.
-	$(BIN)/python -m pytest -m long tests/integration
+	$(BIN)/python -m pytest -m long tests/integration tests/cluster
 
 test-portable: setup  ## Run the numerical tests as machines with other CPUs would.
 	$(BIN)/python -m tests.portable
 
 test-cluster: setup  ## Check submission, monitoring and the deployments; see cluster-tools.
-	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest --durations=20 --numprocesses 2 --dist loadfile -m "not long" tests/cluster
 
 cluster-tools: $(VENV)-cluster/.ready  ## Install what checks manifests and the Dockerfile in test-cluster.
 

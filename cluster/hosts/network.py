@@ -28,7 +28,7 @@ while read -r _; do :; done
 """
 _FOLDERS = Path("/var/tmp")  # noqa: S108 - each folder in it has a random name
 _PREFIX = "eagleray-hosts-"
-_TOOLS = ("ip", "nsenter", "ss", "unshare")
+_TOOLS = ("ip", "nsenter", "ss", "sshd", "unshare")
 _NETWORKS = [f"198.18.{number}" for number in range(256)]  # reserved for benchmarks (RFC 2544)
 
 
@@ -36,8 +36,10 @@ def missing_requirement() -> str | None:
     """Return why this machine can have no hosts, in a sentence; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "Hosts on one machine need Linux and root."
-    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
-        return f"Not installed: {', '.join(missing)} (Debian: apt-get install iproute2 util-linux)."
+    path = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
+    if missing := [tool for tool in _TOOLS if shutil.which(tool, path=path) is None]:
+        packages = "iproute2 openssh-server util-linux"
+        return f"Not installed: {', '.join(missing)} (Debian: apt-get install {packages})."
     tried = subprocess.run(
         ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "ip", "link"],
         capture_output=True,

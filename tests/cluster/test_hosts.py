@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.hosted import BUCKET, MODEL, Hosted
+
+pytestmark = pytest.mark.long
 
 HERE = ["--device", "cpu", "--seed", "1", "--epochs", "2", "--batch-size", "8"]
 TRAIN = ["--name", "stripes", "--architecture", "lenet5", *HERE]

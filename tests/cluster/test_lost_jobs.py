@@ -61,7 +61,7 @@ def test_a_job_whose_process_is_killed_is_lost_and_submitted_again(
         with place.supervisor() as supervisor:
             assert supervisor.stdout is not None
             event = supervisor.stdout.readline()
-            until(lambda: place.show(name)["state"] == JobState.SUCCEEDED)
+            until(lambda: place.show(name)["state"] == JobState.SUCCEEDED, seconds=400)
     assert f"Job {name} was lost" in event
     assert f"submitted again as {name}.2, 1 of 2 retries are left." in event
     require_whole(place, name, output)
@@ -80,5 +80,5 @@ def test_a_job_outlives_its_head(place: Place, photos: Path) -> None:
         assert time.monotonic() - killed < LEASE + 10
     assert "400 images" in place.eagleray("jobs", "logs", name).stderr
     with place.supervisor(), place.head():
-        until(lambda: place.show(name)["state"] == JobState.SUCCEEDED)
+        until(lambda: place.show(name)["state"] == JobState.SUCCEEDED, seconds=400)
     require_whole(place, name, output)
