@@ -164,7 +164,13 @@ def test_decoding_apart_gives_the_same_table_on_one_core_and_on_two(
     cluster: Cluster, tmp_path: Path, images: Path, model: str
 ) -> None:
     (images / "broken.png").write_text("no image")
-    fused = PredictSpec(inputs=(str(images),), model=model, output=str(tmp_path / "fused"))
+    fused = PredictSpec(
+        inputs=(str(images),),
+        model=model,
+        output=str(tmp_path / "fused"),
+        precision="float32",  # each way would choose its own, by measuring
+        engine="eager",
+    )
     apart = fused.model_copy(update={"output": str(tmp_path / "apart"), "separate_decoding": True})
     run(cluster, fused)
     run(dataclasses.replace(cluster, num_cpus=1), apart)

@@ -89,7 +89,7 @@ def test_without_a_key_every_port_reveals_only_liveness(service: Keyed, key: str
             rays = "site-packages/ray/" in owner
             for method, path in itertools.product(METHODS, RAYS_PATHS if rays else paths):
                 response = client.request(
-                    method, path.format(name="digits", version="1", batch="1")
+                    method, path.format(name="digits", version="1", batch="1", job="1")
                 )
                 assert "digits" not in response.text, (owner, method, path)
                 # Ray's processes count what they use; on loopback, as another test shows.
