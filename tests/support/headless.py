@@ -23,6 +23,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.ray_head import Head, running_head
 from tests.support.s3_server import moto_server
 
+JOBS = "s3://pictures/jobs"
 EAGLERAY = [sys.executable, "-m", "eagleray"]
 
 
@@ -45,7 +46,7 @@ class Place:
         """Start a head, with the name `gpus` on the machine."""
         folder = self.folder / f"head-{time.monotonic_ns()}"
         folder.mkdir()
-        settings = {"EAGLERAY_DATABASE_URL": self.database}
+        settings = {"EAGLERAY_DATABASE_URL": self.database, "EAGLERAY_JOBS_ROOT": JOBS}
         with running_head(folder, self.endpoint, settings) as head:
             words = ["cluster", "add", "gpus", head.address, "--token-file", str(head.token_file)]
             self.eagleray(*words)
@@ -58,6 +59,7 @@ class Place:
             **kept,
             "EAGLERAY_HOME": str(self.folder / "home"),
             "EAGLERAY_DATABASE_URL": self.database,
+            "EAGLERAY_JOBS_ROOT": JOBS,
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",

@@ -19,7 +19,6 @@ from eagleray.clusters.remote_jobs import LogText, RemoteCommand, RemoteJob, com
 from eagleray.clusters.uploads import (
     LocalInputs,
     find_local_inputs,
-    replace_words,
     require_remote_outputs,
 )
 from eagleray.core.errors import InputError, OutageError, UnknownNameError, UserError
@@ -28,7 +27,7 @@ from eagleray.core.spec import Names
 from eagleray.database.tables import JobRow
 from eagleray.scheduling.assignment import COMMAND, HANDED_OVER, Assignment, next_submission
 from eagleray.scheduling.logs import OUTPUT_MARK
-from eagleray.scheduling.packages import read_package
+from eagleray.scheduling.packages import read_package, replace_words
 
 __all__ = ["RayJobs"]
 

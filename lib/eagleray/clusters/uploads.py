@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,14 +18,13 @@ from typing import Final
 from eagleray.clusters.remote_jobs import RemoteCommand
 from eagleray.core.errors import InputError
 from eagleray.core.spec import Names
-from eagleray.scheduling.packages import INPUTS, make_package
+from eagleray.scheduling.packages import INPUTS, MODELS, make_package
 
 __all__ = [
     "LocalInputs",
     "copy_command",
     "find_local_inputs",
     "is_local",
-    "replace_words",
     "require_remote_outputs",
 ]
 
@@ -79,7 +78,8 @@ def find_local_inputs(command: RemoteCommand) -> LocalInputs:
     names: dict[str, str] = {}
     files: dict[str, Path] = {}
     num_bytes = 0
-    for word in command.texts(Names.INPUT, Names.MODEL):
+    kinds = {Names.INPUT: INPUTS, Names.MODEL: MODELS}
+    for word, place in ((word, kinds[kind]) for kind in kinds for word in command.texts(kind)):
         path = Path(word)
         if "://" in word or word in names or not path.exists():
             _require_no_pattern(word)
@@ -89,7 +89,7 @@ def find_local_inputs(command: RemoteCommand) -> LocalInputs:
                 f"{word} is a table on this disk, and what it lists may be there too; put the "
                 "images and the table into storage that the cluster reaches, and name them there."
             )
-        names[word] = f"{INPUTS}/{len(names)}/{path.resolve().name or 'folder'}"
+        names[word] = f"{place}/{len(names)}/{path.resolve().name or 'folder'}"
         for inner, file in _files_below(path):
             files[f"{names[word]}/{inner}" if inner else names[word]] = file
             num_bytes += file.stat().st_size
@@ -138,17 +138,3 @@ def _require_no_pattern(word: str) -> None:
             f"{word} is a pattern, which does not travel to a cluster; name the folder ({parent}), "
             "or a pattern in storage that the cluster reaches."
         )
-
-
-def replace_words(words: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """Return a command line in which local inputs have the names that they have on the cluster."""
-
-    def replaced(word: str) -> str:
-        if word in names:
-            return names[word]
-        option, equals, value = word.partition("=")
-        if equals and option.startswith("--") and value in names:
-            return f"{option}={names[value]}"
-        return word
-
-    return [replaced(word) for word in words]

@@ -7,6 +7,7 @@ make room for another job. If another attempt has taken the job, it ends its own
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -31,7 +32,7 @@ from eagleray.io.spec_fields import S3Fields
 from eagleray.scheduling.assignment import HANDED_OVER, VARIABLE, Assignment
 from eagleray.scheduling.command import JobCommand
 from eagleray.scheduling.logs import OUTPUT_MARK, LogWriter
-from eagleray.scheduling.packages import keep_package
+from eagleray.scheduling.packages import keep_package, place_inputs, replace_words
 from eagleray.scheduling.records import JobRecords, Report, new_job
 from eagleray.scheduling.size import count_images
 
@@ -133,7 +134,9 @@ class _Attempt:
             stream.write(f"{OUTPUT_MARK}{line}" if is_output else line)
             stream.flush()
 
-        command = JobCommand(_words(self._row), self._environment(), on_line=on_line)
+        places = self._place_inputs()
+        words = replace_words(_words(self._row), places)
+        command = JobCommand(words, self._environment(), on_line=on_line)
         self._command = command
         if self._stopped:
             command.terminate()
@@ -183,6 +186,23 @@ class _Attempt:
         if size is not None:
             with contextlib.suppress(OutageError):  # the job waits in its place then
                 self._records.set_size(self._row.id, size)
+
+    def _place_inputs(self) -> dict[str, str]:
+        """Put local inputs where another head finds them too; meanwhile, renew the lease."""
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            root = storage.absolute(self._settings.job_logs)
+            placing = thread.submit(place_inputs, self._row, Path.cwd(), root)
+            while not concurrent.futures.wait([placing], self._settings.heartbeat_seconds).done:
+                with contextlib.suppress(OutageError):
+                    self._records.beat(self._row.id, self._row.epoch, Report())
+            try:
+                return placing.result()
+            except (OSError, InputError) as error:
+                _say(
+                    f"The local inputs could not be put into {root} ({error}); another head cannot "
+                    "resume this job."
+                )
+                return {}
 
     def _keep_inputs(self) -> None:
         try:

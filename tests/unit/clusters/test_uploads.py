@@ -13,9 +13,10 @@ import pytest
 
 from eagleray.clusters import uploads
 from eagleray.clusters.remote_jobs import RemoteCommand
-from eagleray.clusters.uploads import find_local_inputs, replace_words, require_remote_outputs
+from eagleray.clusters.uploads import find_local_inputs, require_remote_outputs
 from eagleray.core.errors import InputError
 from eagleray.core.spec import Names
+from eagleray.scheduling.packages import replace_words
 
 KINDS = {
     **dict.fromkeys(("inputs", "spec", "data"), Names.INPUT),
@@ -104,7 +105,7 @@ def test_a_folder_of_files_without_end_is_listed_up_to_the_limit(
 
 
 def test_the_package_of_a_parent_travels() -> None:
-    assert find_local_inputs(command(parent="photos")).names == {"photos": "inputs/0/photos"}
+    assert find_local_inputs(command(parent="photos")).names == {"photos": "models/0/photos"}
 
 
 @pytest.mark.parametrize("parameter", ["output", "failed_only"])
