@@ -67,6 +67,7 @@ def test_a_job_whose_process_is_killed_is_lost_and_submitted_again(
     require_whole(place, name, output)
 
 
+@pytest.mark.long
 def test_a_job_outlives_its_head(place: Place, photos: Path) -> None:
     output = "s3://pictures/headless"
     with place.head() as head:
