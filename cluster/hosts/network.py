@@ -36,6 +36,9 @@ def missing_requirement() -> str | None:
     """Return why this machine can have no hosts, in a sentence; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "Hosts on one machine need Linux and root."
+    for place in (Path(__file__), Path(sys.prefix)):
+        if place.is_relative_to("/tmp"):  # noqa: S108 - what hosts do not see is meant
+            return f"{place} lies below /tmp, and each host has a /tmp of its own; move it."
     path = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
     if missing := [tool for tool in _TOOLS if shutil.which(tool, path=path) is None]:
         packages = "iproute2 openssh-server util-linux"

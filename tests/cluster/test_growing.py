@@ -48,7 +48,8 @@ def test_a_cluster_at_zero_grows_for_a_prediction_and_shrinks_again(
     assert "waiting for 2 of 2 workers, one on each core: the cluster grows" in ended.stdout
     table = pyarrow.parquet.read_table(out)
     assert table.column("row").to_pylist() == list(range(NUM_IMAGES))
-    assert max(size for _, size in cluster.sizes) == 2
+    # The autoscaler may add a node for a request of Ray Data, and ends it again.
+    assert 2 <= max(size for _, size in cluster.sizes) <= 3
     cluster.await_size(0)
     print("nodes over time (seconds, nodes):", cluster.sizes)
 
