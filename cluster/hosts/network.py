@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -151,7 +152,7 @@ class Hosts:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _connect_this_machine(self) -> None:
-        name = f"eagle{os.getpid()}"[:15]
+        name = f"eagle{secrets.token_hex(4)}"  # at most 15 characters
         _ip("link", "add", name, "type", "veth", "peer", "name", "p0", "netns", self._netns)
         _ip("address", "add", f"{self.gateway}/24", "dev", name)
         _ip("link", "set", name, "up")
