@@ -5,20 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from eagleray.core.job_state import JobState
-from eagleray.core.validation import first_validation_error
 from eagleray.serve.http.content_types import require_json_type
-from eagleray.serve.http.guard import CLIENT
+from eagleray.serve.http.guard import application_of
 from eagleray.serve.http.page import page_response
-from eagleray.serve.http.parameters import ParameterError
+from eagleray.serve.http.parameters import read_json_body
 from eagleray.serve.http.schemas import BatchesResponse, BatchResults, refusals
 from eagleray.serving.batches import BatchBody, BatchJobs
 from eagleray.serving.jobs.launcher import Launcher
-from eagleray.serving.json_body import read_json
 from eagleray.serving.responses import BatchResponse
 from eagleray.serving.service import ImageService
 
@@ -57,8 +54,8 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     )
     async def start(request: Request) -> Response:
         require_json_type(request)
-        body = _parse(await request.body())
-        status = await calls.run(jobs.start, body, _caller(request), service.snapshot)
+        body = read_json_body(await request.body(), BatchBody)
+        status = await calls.run(jobs.start, body, application_of(request), service.snapshot)
         return JSONResponse(
             status.as_json(),
             status_code=200 if status.state == JobState.SUCCEEDED else 202,
@@ -74,7 +71,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     async def list_batches(
         request: Request, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 20
     ) -> Response:
-        found = await calls.run(jobs.list, _caller(request), limit=limit)
+        found = await calls.run(jobs.list, application_of(request), limit=limit)
         return JSONResponse({"batches": [status.as_json() for status in found]})
 
     @router.get(
@@ -84,7 +81,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="Show the status of a batch job.",
     )
     async def status(batch: str, request: Request) -> Response:
-        found = await calls.run(jobs.status, batch, _caller(request))
+        found = await calls.run(jobs.status, batch, application_of(request))
         return JSONResponse(found.as_json())
 
     @router.get(
@@ -106,7 +103,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         offset: Offset = 0,
         limit: Limit = 1000,
     ) -> Response:
-        caller = _caller(request)
+        caller = application_of(request)
         if format == "json":
             return JSONResponse(await calls.run(jobs.results, batch, caller))
         rows = await calls.run(jobs.rows, batch, caller, offset=offset, limit=limit)
@@ -119,7 +116,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="Return the HTML report of a batch job.",
     )
     async def report(batch: str, request: Request) -> Response:
-        page = await calls.run(jobs.report, batch, _caller(request))
+        page = await calls.run(jobs.report, batch, application_of(request))
         return page_response(page, _REPORT_POLICY)
 
     cancelling: dict[str, Any] = {
@@ -132,24 +129,7 @@ def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     @router.delete("/{batch}", operation_id="delete_batch", **cancelling)
     @router.post("/{batch}/cancel", operation_id="cancel_batch", **cancelling)
     async def cancel(batch: str, request: Request) -> Response:
-        ended = await calls.run(jobs.cancel, batch, _caller(request))
+        ended = await calls.run(jobs.cancel, batch, application_of(request))
         return JSONResponse(ended.as_json(), status_code=202)
 
     return router
-
-
-def _parse(body: bytes) -> BatchBody:
-    """Parse a request.
-
-    Raises:
-        InputError: If the body is not JSON.
-        ParameterError: If a field is invalid.
-    """
-    try:
-        return BatchBody.model_validate(read_json(body))
-    except ValidationError as error:
-        raise ParameterError(f"JSON body: {first_validation_error(error)}.") from None
-
-
-def _caller(request: Request) -> str:
-    return str(request.scope[CLIENT]["application"])

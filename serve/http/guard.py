@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 
 from eagleray.core.errors import EaglerayError
@@ -37,6 +38,7 @@ __all__ = [
     "MAX_NUMBER_DIGITS",
     "TRACE",
     "Guard",
+    "application_of",
     "problem_response",
     "request_id_of",
 ]
@@ -277,6 +279,11 @@ def _request_id(headers: Headers) -> str:
     """Return the id from the caller if it is valid, otherwise a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def application_of(request: Request) -> str:
+    """Return the application that sent a request; "" where no key is needed."""
+    return str(request.scope[CLIENT]["application"])
 
 
 def request_id_of(scope: Scope) -> str:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from eagleray.core.validation import first_validation_error
 from eagleray.serve.http.content_types import require_json_type
-from eagleray.serve.http.guard import CLIENT
-from eagleray.serve.http.parameters import ParameterError
+from eagleray.serve.http.guard import application_of
+from eagleray.serve.http.parameters import read_json_body
 from eagleray.serve.http.schemas import JobsResponse, refusals
 from eagleray.serving.jobs.body import JobBody
 from eagleray.serving.jobs.caller_jobs import CallerJobs
 from eagleray.serving.jobs.launcher import Launcher
-from eagleray.serving.json_body import read_json
 from eagleray.serving.responses import JobLogs, JobResponse
 from eagleray.serving.service import ImageService
 
@@ -52,8 +49,8 @@ def job_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     )
     async def submit(request: Request) -> Response:
         require_json_type(request)
-        body = _parse(await request.body())
-        found = await calls.run(jobs.submit, body, _caller(request), service.snapshot)
+        body = read_json_body(await request.body(), JobBody)
+        found = await calls.run(jobs.submit, body, application_of(request), service.snapshot)
         location = {"location": f"{_PATH}/{found['id']}"}
         return JSONResponse(found, status_code=202, headers=location)
 
@@ -66,7 +63,7 @@ def job_routes(service: ImageService, launcher: Launcher) -> APIRouter:
     async def list_jobs(
         request: Request, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 20
     ) -> Response:
-        found = await calls.run(jobs.list, _caller(request), limit=limit)
+        found = await calls.run(jobs.list, application_of(request), limit=limit)
         return JSONResponse({"jobs": found})
 
     @router.get(
@@ -76,7 +73,7 @@ def job_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="Show the status of a job.",
     )
     async def status(job: str, request: Request) -> Response:
-        return JSONResponse(await calls.run(jobs.status, job, _caller(request)))
+        return JSONResponse(await calls.run(jobs.status, job, application_of(request)))
 
     @router.get(
         "/{job}/logs",
@@ -85,7 +82,7 @@ def job_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         summary="Return what a job has printed, about a thousand lines at a time.",
     )
     async def logs(job: str, request: Request, start: Start = "1.0") -> Response:
-        return JSONResponse(await calls.run(jobs.logs, job, _caller(request), start=start))
+        return JSONResponse(await calls.run(jobs.logs, job, application_of(request), start=start))
 
     changing: dict[str, Any] = {"status_code": 202, "response_model": JobResponse}
 
@@ -97,7 +94,9 @@ def job_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         **changing,
     )
     async def cancel(job: str, request: Request) -> Response:
-        return JSONResponse(await calls.run(jobs.cancel, job, _caller(request)), status_code=202)
+        return JSONResponse(
+            await calls.run(jobs.cancel, job, application_of(request)), status_code=202
+        )
 
     @router.post(
         "/{job}/retry",
@@ -107,24 +106,7 @@ def job_routes(service: ImageService, launcher: Launcher) -> APIRouter:
         **changing,
     )
     async def retry(job: str, request: Request) -> Response:
-        found = await calls.run(jobs.retry, job, _caller(request), service.snapshot)
+        found = await calls.run(jobs.retry, job, application_of(request), service.snapshot)
         return JSONResponse(found, status_code=202)
 
     return router
-
-
-def _parse(body: bytes) -> JobBody:
-    """Parse a request.
-
-    Raises:
-        InputError: If the body is not JSON.
-        ParameterError: If a field is invalid.
-    """
-    try:
-        return JobBody.model_validate(read_json(body))
-    except ValidationError as error:
-        raise ParameterError(f"JSON body: {first_validation_error(error)}.") from None
-
-
-def _caller(request: Request) -> str:
-    return str(request.scope[CLIENT]["application"])

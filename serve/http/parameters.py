@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from eagleray.core.errors import InputError
 from eagleray.core.validation import first_validation_error
+from eagleray.serving.json_body import read_json
 
 __all__ = [
     "ParameterError",
     "PredictParameters",
     "QueryParameters",
     "describe_fault",
+    "read_json_body",
     "read_parameters",
 ]
+
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class ParameterError(InputError):
     """A parameter of the query or the body is invalid."""
 
     http_status = 422
+
+
+def read_json_body(content: bytes, model: type[Body]) -> Body:
+    """Parse a body of JSON.
+
+    Args:
+        content: The body.
+        model: What it describes.
+
+    Raises:
+        InputError: If it is not JSON.
+        ParameterError: If a field is invalid.
+    """
+    try:
+        return model.model_validate(read_json(content))
+    except ValidationError as error:
+        raise ParameterError(f"JSON body: {first_validation_error(error)}.") from None
 
 
 class PredictParameters(BaseModel):
