@@ -76,6 +76,12 @@ class Batches:
         except RuntimeError:
             return ""
 
+    def wait_for_shards(self, output: str) -> set[str]:
+        """Wait until shards of a job have results, and return them; none if it has committed."""
+        while not (finished := self.finished_shards(output)) and not self.has_committed(output):
+            time.sleep(0.1)
+        return finished
+
     def has_committed(self, output: str) -> bool:
         return bool(self.hosted.s3.exists(f"{output.removeprefix('s3://')}/_manifest.json"))
 
@@ -226,10 +232,7 @@ def end_workers(batches: Batches, result: ScenarioResult, num_kills: int, *, dra
         worker = batches.rng.choice(cluster.workers)
         started = time.monotonic()
         job = batches.submit(output)
-        while not (finished := batches.finished_shards(output)) and not batches.has_committed(
-            output
-        ):
-            time.sleep(0.1)
+        finished = batches.wait_for_shards(output)
         if drain:
             drained.append(cluster.drain(worker))
         worker.kill()
@@ -257,10 +260,7 @@ def cut_links(batches: Batches, result: ScenarioResult, num_kills: int) -> None:
         worker = batches.rng.choice(cluster.workers)
         started = time.monotonic()
         job = batches.submit(output)
-        while not (finished := batches.finished_shards(output)) and not batches.has_committed(
-            output
-        ):
-            time.sleep(0.1)
+        finished = batches.wait_for_shards(output)
         worker.disconnect()
         result.kills += 1
         if seconds < 1000:

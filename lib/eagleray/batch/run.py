@@ -118,7 +118,7 @@ def run_job(
         job: An opened job.
         cluster: Returns the cluster; not called if every shard has its result.
         reporter: Receives the progress.
-        yield_signal: Asks the job to yield its workers; None if nobody does.
+        yield_signal: Asks the job to yield its workers; None if it is never asked.
         run_shards: Predicts shards.
         draw_plots: Draws the plots of the page.
 

@@ -33,7 +33,7 @@ class JobChannel:
     """The command's end of the channel; methods never block for long and never raise.
 
     Args:
-        connection: The socket; None for a command that nobody runs.
+        connection: The socket; None for a command that was not submitted.
     """
 
     def __init__(self, connection: socket.socket | None) -> None:

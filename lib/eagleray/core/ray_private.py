@@ -206,7 +206,7 @@ def notice_start_at_once() -> None:
 def autoscaling_config_file() -> str | None:
     """Return the file that tells the autoscaler of this Ray which nodes it may add, if it is here.
 
-    Ray itself tells nobody: its interface for that is filled in by no autoscaler of the open
+    Ray does not report them: its interface for that is filled in by no autoscaler of the open
     version. The autoscaler's process has the file on its command line.
     """
     import ray

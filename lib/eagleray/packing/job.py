@@ -187,7 +187,7 @@ def run_pack(
         job: An opened job.
         cluster: Returns the cluster; not called if every shard is done.
         reporter: Receives the progress.
-        yield_signal: Asks the job to yield its workers; None if nobody does.
+        yield_signal: Asks the job to yield its workers; None if it is never asked.
         pack_shards: Packs shards.
 
     Raises:

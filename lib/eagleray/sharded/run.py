@@ -126,7 +126,7 @@ class JobRun:
                 shards = work(np.flatnonzero(is_left), turn)
 
     def _next_turn(self, monitor: JobMonitor, say: Callable[[str], None]) -> Turn:
-        """Wait until nobody asks the job to yield its workers."""
+        """Wait until no request to yield is left."""
         signal = self.yield_signal
         if signal.requested:
             waits = f"The job has yielded its workers ({signal.reason}) and waits for its turn"
