@@ -7,7 +7,14 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["COMMAND", "HANDED_OVER", "VARIABLE", "Assignment", "next_submission"]
+__all__ = [
+    "COMMAND",
+    "HANDED_OVER",
+    "SPEC_VARIABLE",
+    "VARIABLE",
+    "Assignment",
+    "next_submission",
+]
 
 VARIABLE: Final = "EAGLERAY_SUBMISSION"
 """Environment variable of an assignment, as JSON."""
@@ -15,6 +22,9 @@ VARIABLE: Final = "EAGLERAY_SUBMISSION"
 COMMAND: Final = "python -P -m eagleray.scheduling.run"
 """The command that runs an assigned job."""
 
+SPEC_VARIABLE: Final = "EAGLERAY_JOB_SPEC"
+"""Environment variable of a job's specification, as JSON: nothing that a caller of the service
+wrote becomes a word of a command line, or passes through a shell."""
 
 HANDED_OVER: Final = 75
 """Exit code of a process whose job waits in the database, or belongs to another attempt."""

@@ -209,6 +209,11 @@ class JobRecords:
             if current is not None:
                 row.state, row.message = current.state, current.message
 
+    def has_process(self, row: JobRow) -> bool:
+        """Whether a process waits with a job or runs it, or has the time to start."""
+        with self._database.reading() as session:
+            return _is_held(row, _now(session))
+
     def positions(self) -> dict[str, int]:
         """Return the position in the queue of each job that waits, from 1."""
         with self._database.reading() as session:

@@ -29,7 +29,12 @@ from eagleray.database.store import OpenDatabase, open_database
 from eagleray.database.tables import JobRow
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
-from eagleray.scheduling.assignment import HANDED_OVER, VARIABLE, Assignment
+from eagleray.scheduling.assignment import (
+    HANDED_OVER,
+    SPEC_VARIABLE,
+    VARIABLE,
+    Assignment,
+)
 from eagleray.scheduling.command import JobCommand
 from eagleray.scheduling.logs import OUTPUT_MARK, LogWriter
 from eagleray.scheduling.packages import keep_package, place_inputs, replace_words
@@ -38,8 +43,7 @@ from eagleray.scheduling.size import count_images
 
 __all__ = ["main"]
 
-_SPEC_VARIABLE: Final = "EAGLERAY_JOB_SPEC"
-_SPEC_WORDS: Final = ("--json", "--spec", f"env:{_SPEC_VARIABLE}")
+_SPEC_WORDS: Final = ("--json", "--spec", f"env:{SPEC_VARIABLE}")
 _SECONDS_BETWEEN_TURNS: Final = 2.0
 _SECONDS_TO_STORE_END: Final = 600.0
 
@@ -214,7 +218,7 @@ class _Attempt:
         environment = {**os.environ, "EAGLERAY_RAY_ADDRESS": self._ray_address}
         environment["EAGLERAY_LOG_FORMAT"] = "text"  # the submitter's terminal shows it
         if self._row.spec is not None:
-            environment[_SPEC_VARIABLE] = json.dumps(self._row.spec)
+            environment[SPEC_VARIABLE] = json.dumps(self._row.spec)
         return environment
 
     def _store_end(self, message: str, code: int, report: Report) -> None:

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from eagleray.batch.spec import PredictSpec
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.errors import InputError, UserError
+from eagleray.scheduling.assignment import SPEC_VARIABLE
 from eagleray.serving.batches.spec import BatchBody
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.jobs.starter import SPEC_VARIABLE, bounded_spec
+from eagleray.serving.jobs.starter import bounded_spec
 
 FINE = {"inputs": ["a"], "model": "m", "output": "o"}
 

@@ -20,6 +20,7 @@ from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow
 from eagleray.io import storage
 from eagleray.registry.registry import Registry
+from eagleray.scheduling.assignment import SPEC_VARIABLE
 from eagleray.scheduling.records import new_job
 from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.batches.results import describe_results, json_lines
@@ -28,7 +29,7 @@ from eagleray.serving.batches.status import BatchStatus, status_of
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.launcher import Launcher
 from eagleray.serving.jobs.locations import NOT_AVAILABLE, hiding_locations, require_there
-from eagleray.serving.jobs.starter import SPEC_VARIABLE, JobStarter, bounded_spec
+from eagleray.serving.jobs.starter import JobStarter, bounded_spec
 from eagleray.serving.jobs.versions import resolve_version
 from eagleray.serving.problems import NotFinishedError, hide_locations
 from eagleray.serving.routing import Snapshot
@@ -93,7 +94,7 @@ class BatchJobs:
             row = self._same(body, application)
             if row is not None:
                 status = self._status(row)
-                goes_on = status.state not in _ENDED and self._starter.has_process(row)
+                goes_on = status.state not in _ENDED and self._starter.records.has_process(row)
                 if goes_on or status.state == JobState.SUCCEEDED:
                     return status
             self._starter.require_room(application)

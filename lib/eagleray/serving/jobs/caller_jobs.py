@@ -187,7 +187,7 @@ class CallerJobs:
             OutageError: If the database or the job server does not respond.
         """
         row = self._row(job, application)
-        if row.state in _ACTIVE and self._starter.has_process(row):
+        if row.state in _ACTIVE and self._starter.records.has_process(row):
             raise NotFinishedError(f"Job {job} is {row.state}; cancel it, or wait for its end.")
         body = _body_of(row)
         if body is None:

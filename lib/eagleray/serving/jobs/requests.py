@@ -15,11 +15,12 @@ import yaml
 from eagleray.core.errors import InputError
 from eagleray.core.names import require_alias
 from eagleray.core.spec import Spec
+from eagleray.scheduling.assignment import SPEC_VARIABLE
 from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.body import JobBody
 from eagleray.serving.jobs.rules import SPECS, check_fields, require_bounded
-from eagleray.serving.jobs.starter import SPEC_VARIABLE, bounded_spec
+from eagleray.serving.jobs.starter import bounded_spec
 from eagleray.serving.roles import Role
 
 __all__ = ["JobPlan", "plan_job"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,11 +23,7 @@ from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.launcher import Launcher
 from eagleray.serving.problems import FullError, NotReadyError
 
-__all__ = ["SPEC_VARIABLE", "JobStarter", "bounded_spec"]
-
-SPEC_VARIABLE = "EAGLERAY_JOB_SPEC"
-"""Environment variable of a job's specification, as JSON: nothing that a caller wrote becomes a
-word of a command line, or passes through a shell."""
+__all__ = ["JobStarter", "bounded_spec"]
 
 _MAX_SPEC_BYTES = 120_000  # Linux limits a variable to 128 KiB
 _RETRY_AFTER = 30.0
@@ -89,10 +84,6 @@ class JobStarter:
         """Return a job of an application by its id; None if it has none of that id."""
         conditions = (JobRow.id == job, JobRow.application == application)
         return next(iter(self.records.recent(*conditions, limit=1)), None)
-
-    def has_process(self, row: JobRow) -> bool:
-        """Whether a process waits with a job or runs it, or has the time to start."""
-        return row.lease_until is not None and row.lease_until >= datetime.now(UTC)
 
     def max_workers(self) -> int:
         """Return the number of workers of a job, from the resources that the service leaves.
@@ -166,7 +157,7 @@ class JobStarter:
             OutageError: If the job server does not respond.
             UnknownNameError: If the job has been removed.
         """
-        if self.has_process(row):
+        if self.records.has_process(row):
             raise NotReadyError(
                 f"Job {row.id} is still ending; try again in some seconds.", retry_after=2.0
             )
