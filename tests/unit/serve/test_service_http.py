@@ -96,11 +96,23 @@ def test_several_images_have_a_result_each_in_order(registry: Registry) -> None:
         by_form = (await running.client.post(PREDICT, files=files)).json()["results"]
         body = {"images": [{"base64": base64.b64encode(item).decode()} for item in images]}
         by_json = (await running.client.post(PREDICT, json=body)).json()["results"]
-        assert by_form == by_json
+        for item, other in zip(by_form, by_json, strict=True):
+            _require_same(item, other)
         assert [item["status"] for item in by_form] == ["ok", "failed", "ok", "failed"]
         assert [item["reason"] for item in by_form[1::2]] == ["not_an_image", "truncated"]
 
     with_service(registry, test)
+
+
+def _require_same(result: dict[str, Any], other: dict[str, Any]) -> None:
+    """Scores may differ in the last bits: a forward pass may round by the place in the batch."""
+    numbers = {name: result.pop(name, None) for name in ("score", "top")}
+    others = {name: other.pop(name, None) for name in ("score", "top")}
+    assert result == other
+    assert numbers["score"] == pytest.approx(others["score"], abs=max(TOLERANCE.values()))
+    for entry, expected in zip(numbers["top"] or (), others["top"] or (), strict=True):
+        assert entry["label"] == expected["label"]
+        assert entry["score"] == pytest.approx(expected["score"], abs=max(TOLERANCE.values()))
 
 
 def test_parameters_are_in_the_query_or_the_body(registry: Registry) -> None:
