@@ -34,7 +34,7 @@ REPORT_COLUMNS = (
     *("row", "uri", "status", "reason", "message"),
     *("label", "score", "labels", "value"),
 )
-"""Columns of the result table that a report needs."""
+"""Columns of the result table that a report uses, as far as the task has them."""
 
 _EXAMPLES_PER_CLASS = 8
 _EXAMPLES_PER_REASON = 3
@@ -97,11 +97,13 @@ class ReportCollector:
         status = table.column("status").to_numpy()
         self._add_failed(table.filter(pa.array(status == "failed")))
         ok = table.filter(pa.array(status == "ok"))
-        if ok.num_rows and ok.column("value").null_count == 0:
+        if not ok.num_rows:
+            return
+        if "value" in ok.column_names and ok.column("value").null_count == 0:
             values = ok.column("value").to_numpy()
             room = max(_MAX_VALUES - len(self.values), 0)
             self.values.extend(values[np.isfinite(values)][:room].tolist())
-        elif ok.num_rows:
+        elif "score" in ok.column_names:  # an embedding has neither
             self._add_ok(ok)
 
     def _add_ok(self, rows: pa.Table) -> None:

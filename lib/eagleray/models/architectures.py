@@ -74,6 +74,8 @@ class Architecture(BaseModel):
             weights depend on it.
         num_attributes: Length of an image's attribute vector; 0 for a network of images alone.
         channels: Input and output channels of each layer that pruning has made narrower, by name.
+        removed_head: Name of the last layer if it is left out: the outputs are what it would get,
+            the features.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -88,11 +90,13 @@ class Architecture(BaseModel):
         dict[Annotated[str, Field(max_length=_MAX_NAME)], tuple[Width, Width]],
         Field(max_length=_MAX_NARROWED),
     ] = Field(default_factory=dict)
+    removed_head: Annotated[str, Field(max_length=_MAX_NAME)] = ""
 
     @property
     def title(self) -> str:
-        """The name for people, as in `resnet20 (pruned)`."""
-        return f"{self.name} (pruned)" if self.channels else self.name
+        """The name for people, as in `resnet20 (pruned, without head)`."""
+        notes = ["pruned"] * bool(self.channels) + ["without head"] * bool(self.removed_head)
+        return f"{self.name} ({', '.join(notes)})" if notes else self.name
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -107,6 +111,8 @@ class Architecture(BaseModel):
             del fields["num_attributes"]
         if not fields.get("channels"):
             fields.pop("channels", None)
+        if not fields.get("removed_head"):
+            fields.pop("removed_head", None)
         return fields
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "drop_attributes",
     "find_head",
     "join_attributes",
+    "remove_head",
     "replace_head",
 ]
 
@@ -59,6 +60,13 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
         PackageError: If its layers cannot have the recorded channels.
     """
     module = _build_of_images(architecture, initialize=initialize)
+    if architecture.removed_head:
+        try:
+            remove_head(module, architecture.removed_head)
+        except AttributeError:
+            raise PackageError(
+                f"{architecture.name} has no layer {architecture.removed_head!r} to leave out."
+            ) from None
     if architecture.num_attributes:
         module = join_attributes(module, architecture)
     if architecture.channels:
@@ -393,6 +401,18 @@ def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
     else:
         assert isinstance(head, nn.Conv2d)  # SqueezeNet
         _replace(module, path, nn.Conv2d(head.in_channels, num_outputs, kernel_size=1))
+
+
+def remove_head(module: nn.Module, path: str) -> None:
+    """Replace a layer by one that passes its inputs on, which are the network's features.
+
+    Raises:
+        AttributeError: If there is no such layer.
+    """
+    from torch import nn
+
+    module.get_submodule(path)
+    _replace(module, path, nn.Identity())
 
 
 def _linear_like(head: nn.Linear, num_outputs: int) -> nn.Linear:

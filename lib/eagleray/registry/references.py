@@ -6,6 +6,7 @@ digits/3                     a version of the registry
 s3://bucket/models/digits    a package in an object store
 random:resnet18              an architecture with random weights and ImageNet's labels
 pretrained:resnet18          the same with published weights; `pretrained:resnet18/IMAGENET1K_V1`
+features:digits@production   the features before the last layer of any of these: an embedding
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from eagleray.models.architectures import (
     require_architecture,
 )
 from eagleray.models.building import build, build_pretrained
+from eagleray.models.features import features_of
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Multiclass
@@ -46,7 +48,7 @@ __all__ = [
     "verify_model",
 ]
 
-RANDOM_PREFIX, PRETRAINED_PREFIX = "random:", "pretrained:"
+RANDOM_PREFIX, PRETRAINED_PREFIX, FEATURES_PREFIX = "random:", "pretrained:", "features:"
 
 _BY_ALIAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)@([A-Za-z0-9_-]+)")
 _BY_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)/(\d+)")
@@ -89,6 +91,9 @@ def load_model(reference: str, settings: Settings | None = None) -> LoadedModel:
         InputError: If the reference is not valid.
     """
     settings = settings or read_settings()
+    if reference.startswith(FEATURES_PREFIX):
+        named = load_model(reference.removeprefix(FEATURES_PREFIX), settings)
+        return LoadedModel(reference, features_of(named.package))
     if reference.startswith(RANDOM_PREFIX):
         return LoadedModel(reference, _random(reference.removeprefix(RANDOM_PREFIX)))
     if reference.startswith(PRETRAINED_PREFIX):
@@ -111,7 +116,7 @@ def verify_model(reference: str, settings: Settings | None = None) -> Verificati
         InputError: If the reference is not valid.
     """
     settings = settings or read_settings()
-    if reference.startswith((RANDOM_PREFIX, PRETRAINED_PREFIX)):
+    if reference.startswith((RANDOM_PREFIX, PRETRAINED_PREFIX, FEATURES_PREFIX)):
         return verify_loaded(load_model(reference, settings).package)
     if _BY_ALIAS.fullmatch(reference) or _BY_VERSION.fullmatch(reference):
         registry = Registry(settings)

@@ -2,6 +2,7 @@
 
 from eagleray.tasks.base import LossOptions, NetworkOutput, Task
 from eagleray.tasks.binary import Binary
+from eagleray.tasks.embedding import Embedding
 from eagleray.tasks.multiclass import Multiclass
 from eagleray.tasks.multilabel import LABEL_SEPARATOR, Multilabel
 from eagleray.tasks.outcome import Failure, Outcome, Prediction
@@ -18,6 +19,7 @@ from eagleray.tasks.regression import Regression
 __all__ = [
     "LABEL_SEPARATOR",
     "Binary",
+    "Embedding",
     "Failure",
     "LossOptions",
     "Multiclass",
