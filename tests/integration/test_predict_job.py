@@ -24,6 +24,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.core.types import TOLERANCE
 from eagleray.inference.predictor import Predictor
+from eagleray.models.features import features_of
 from eagleray.models.package import write_package
 from eagleray.sharded.attempts import ShardJournal
 from eagleray.sharded.plan import new_id
@@ -128,6 +129,40 @@ def test_text_formats_hold_the_same_rows(
         table = pyarrow.json.read_json(part)
     assert table.column("row").to_pylist() == list(range(NUM_GOOD + 4))
     assert table.column("status").to_pylist().count("ok") == NUM_GOOD
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv", "jsonl"])
+def test_a_job_writes_the_features_of_a_model(
+    cluster: Cluster, tmp_path: Path, images: Path, model: str, output_format: str
+) -> None:
+    request = PredictSpec(
+        inputs=(str(images),),
+        model=f"features:{model}",
+        output=str(tmp_path / "out"),
+        format=output_format,
+        precision="float32",
+    )
+    part = predict(cluster, request).files[0]
+    if output_format == "parquet":
+        table = pyarrow.parquet.read_table(part)
+        assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.float32())
+    else:
+        reader = pyarrow.csv.read_csv if output_format == "csv" else pyarrow.json.read_json
+        table = reader(part)
+    rows = table.to_pylist()
+    good = [row for row in rows if row["status"] == "ok"]
+    assert (len(rows), len(good)) == (NUM_GOOD + 4, NUM_GOOD)
+    predictor = Predictor(
+        features_of(small_package(name="digits")), engine="eager", precision="float32"
+    )
+    outcomes = predictor.predict([Path(row["uri"]).read_bytes() for row in good])
+    for row, outcome in zip(good, outcomes, strict=True):
+        assert outcome.prediction is not None
+        found = row["embedding"]
+        vector = json.loads(found) if isinstance(found, str) else found
+        expected = predictor.task.outputs_of(outcome.prediction)
+        assert vector == pytest.approx(expected.tolist(), abs=TOLERANCE["float32"])
+        assert row["model"] == "digits-features"
 
 
 def test_a_csv_of_paths_may_name_what_is_not_there(

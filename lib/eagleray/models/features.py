@@ -26,7 +26,7 @@ def features_of(package: ModelPackage) -> ModelPackage:
         InputError: If the network has no head to leave out, such as a graph or an embedding.
     """
     manifest = package.manifest
-    if isinstance(package.task, Embedding):
+    if manifest.architecture.removed_head:
         return package
     if package.graph is not None:
         raise InputError(

@@ -176,7 +176,8 @@ def result_columns(package: ModelPackage) -> list[str]:
     task = package.task
     own = [name for name in task.result_types() if name not in Task.result_types()]
     if not task.labels:
-        return ["value", *own, *_FAILURE]
+        value = ["value"] if "value" in task.result_types() else []
+        return [*value, *own, *_FAILURE]
     several = ["labels"] if task.has_many_labels else []
     return ["label", "score", *several, "probabilities", *own, *_FAILURE]
 

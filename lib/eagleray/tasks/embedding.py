@@ -212,16 +212,14 @@ class Embedding(Task):
 
     @classmethod
     def result_types(cls) -> dict[str, pa.DataType]:
-        """Return the vector: a list, whose length a model has."""
+        """Return the vector, as a list.
+
+        A list of fixed size would say more, but Arrow cannot read it back from Parquet where it is
+        missing, as for a failed image.
+        """
         import pyarrow as pa
 
         return {"embedding": pa.list_(pa.float32())}
-
-    def result_fields(self) -> list[pa.Field]:
-        """Return the vector as a list of fixed size."""
-        import pyarrow as pa
-
-        return [pa.field("embedding", pa.list_(pa.float32(), self.dimension))]
 
     def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
         """Return the vector."""

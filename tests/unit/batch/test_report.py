@@ -23,6 +23,8 @@ from eagleray.batch.report import (
 from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.timeline import seconds_of_work
 from eagleray.core.errors import Reason
+from eagleray.tasks import Embedding
+from eagleray.tasks.embedding import VectorPrediction
 from eagleray.tasks.outcome import Outcome
 from tests.support.batch import (
     MULTILABEL,
@@ -223,6 +225,19 @@ def test_images_of_multilabel_without_any_label_have_a_place(tmp_path: Path) -> 
     page = page_of(collected(rows), rows=1)
     assert page.count("(none)") >= 3
     assert "0.30" in page
+
+
+def test_embeddings_are_counted_without_classes_or_scores() -> None:
+    vector = VectorPrediction(embedding=np.asarray([0.6, 0.8], np.float32))
+    model = loaded_model(Embedding(dimension=2))
+    rows = result_rows([Outcome(vector, width=8, height=8), failure()], model=model)
+    known = [name for name in REPORT_COLUMNS if name in rows.column_names]
+    collector = ReportCollector()
+    collector.add(rows.select(known))
+    page = page_of(collector, rows=2, failed=1)
+    assert "1 ok + 1 failed" in page
+    assert "Confidence" not in page
+    assert rows.column("embedding").to_pylist() == [pytest.approx([0.6, 0.8]), None]
 
 
 def test_a_regression_shows_its_values() -> None:
