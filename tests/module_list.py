@@ -14,7 +14,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     *("core", "imaging", "io", "tasks", "models", "inference", "sources", "database", "reports"),
-    *("data", "evaluation", "registry", "compression", "exports", "sharded", "batch", "packing"),
+    *(
+        "data",
+        "evaluation",
+        "registry",
+        "compression",
+        "exports",
+        "importing",
+        "sharded",
+        "batch",
+        "packing",
+    ),
     *("training", "scheduling", "serving", "client", "clusters", "cli"),
 )
 """The packages of `lib/eagleray` from the lowest up; each imports only those before it."""

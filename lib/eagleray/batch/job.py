@@ -78,8 +78,8 @@ class Job:
         request = self.request
         device = "cuda" if worker_pool.uses_gpu else "cpu"
         manifest = self.model.package.manifest
-        is_quantized = manifest.quantization is not None
-        if request.engine != "auto" or (is_quantized and worker_pool.uses_gpu):
+        has_graph = manifest.has_graph
+        if request.engine != "auto" or (has_graph and worker_pool.uses_gpu):
             from eagleray.inference.choice import require_engine  # the driver needs no PyTorch else
 
             require_engine(request.engine, manifest, device)
@@ -135,8 +135,8 @@ def open_job(
     storage.use_s3(request.s3)
     package = model.package
     require_importable(package.manifest.architecture.name)
-    is_quantized = package.manifest.quantization is not None
-    if request.engine != "auto" or (is_quantized and request.precision != "auto"):
+    has_graph = package.manifest.has_graph
+    if request.engine != "auto" or (has_graph and request.precision != "auto"):
         from eagleray.inference.choice import require_engine
 
         require_engine(request.engine, package.manifest, precision=request.precision)

@@ -1,7 +1,7 @@
 """`eagleray models …`: lists, shows, verifies and registers models.
 
 `versions.py` has the commands that change and compare versions, `routes.py` those of the service,
-`exports.py` the export.
+`exports.py` the export, `imports.py` the import.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 from eagleray.cli.common import ForceOption, JsonOption, ModelReference
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.exports import exports_app
+from eagleray.cli.imports import imports_app
 from eagleray.cli.quantize import quantize_app
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
@@ -41,6 +42,7 @@ models_app = typer.Typer(
     no_args_is_help=True,
 )
 models_app.add_typer(exports_app)
+models_app.add_typer(imports_app)
 models_app.add_typer(versions_app)
 models_app.add_typer(quantize_app)
 models_app.add_typer(routes_app)
@@ -93,7 +95,7 @@ def list_models(
 @models_app.command("show")
 def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
     """Describe a model: task, labels, thresholds, input, metrics, evaluations, lineage."""
-    from eagleray.models.cost import model_cost
+    from eagleray.models.cost import manifest_cost
     from eagleray.registry.lineage import find_run_name, reference_of
     from eagleray.registry.references import load_model
     from eagleray.registry.registry import Registry
@@ -106,7 +108,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
         evaluations = registry.evaluations(version) if registry and version else []
         run = find_run_name(registry, version) if registry and version else None
         manifest = loaded.package.manifest
-        cost = model_cost(manifest.architecture, manifest.contract.size)
+        cost = manifest_cost(manifest)
         did_not_learn = version.did_not_learn if version else ()
         latencies = version.latencies if version else ()
         if json_output:
@@ -141,7 +143,7 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             if cost.multiply_adds is None
             else f"{cost.multiply_adds:,} an image",
             "parameters": f"{cost.parameters:,}",
-            **(manifest.quantization.facts if manifest.quantization else {}),
+            **manifest.facts,
             "input": manifest.input_text,
             "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
             "package digest": loaded.package.digest,

@@ -18,6 +18,7 @@ __all__ = [
     "MAX_GOLDEN_IMAGES",
     "MAX_GOLDEN_JSON_BYTES",
     "MAX_GOLDEN_PIXELS",
+    "MAX_GRAPH_BYTES",
     "MAX_HEADER_BYTES",
     "MAX_HIERARCHY_DEPTH",
     "MAX_LABELS",
@@ -33,6 +34,8 @@ __all__ = [
 MAX_LABELS = 250_000
 """Maximum number of labels of a task, and of entries of a hierarchy. ImageNet has 21,841, and
 Google Landmarks, the largest data set of named classes, 203,094."""
+MAX_GRAPH_BYTES = 2**31
+"""Maximum size of a graph that another program made: what a file of Protocol Buffers can hold."""
 MAX_NAME_LENGTH = 1000
 """Maximum number of characters of a label, an attribute's value or a name."""
 MAX_NOTE_LENGTH = 100_000

@@ -332,7 +332,7 @@ def model_facts(package: ModelPackage) -> dict[str, object]:
         "task": manifest.task.name,
         **manifest.task.settings(),
         "architecture": manifest.architecture.name,
-        **(manifest.quantization.facts if manifest.quantization is not None else {}),
+        **manifest.facts,
         "input": manifest.input_text,
         "contract": manifest.contract_digest[:12],
     }

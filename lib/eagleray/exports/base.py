@@ -50,7 +50,7 @@ class Exporter(ABC):
             `VERSION`, such as `ONNX Runtime 1.31.0`.
         requirements: File of pinned packages with hashes, as pip reads it, which Eagleray does not
             depend on; None if the export needs none.
-        carries_quantized: Whether quantized packages can be exported.
+        carries_graphs: Whether quantized packages can be exported.
         takes: What the exported model takes an image as.
         batch: Sizes of batches that the exported model takes: `any` or `1`.
         also_needed: Packages that the example needs beside numpy and Pillow, as pip names them.
@@ -61,7 +61,7 @@ class Exporter(ABC):
     file: ClassVar[str]
     runtime: ClassVar[Path]
     requirements: ClassVar[Path | None] = None
-    carries_quantized: ClassVar[bool] = False
+    carries_graphs: ClassVar[bool] = False
     takes: ClassVar[str] = "a uint8 array, NHWC"
     batch: ClassVar[str] = "1"
     also_needed: ClassVar[str] = ""

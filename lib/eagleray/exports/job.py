@@ -108,11 +108,16 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
         InputError: With what it is.
     """
     manifest = package.manifest
-    if manifest.quantization is not None and not exporter.carries_quantized:
-        able = [name for name in EXPORTERS.names() if EXPORTERS.get(name).carries_quantized]
+    if manifest.has_graph and not exporter.carries_graphs:
+        able = " or ".join(name for name in EXPORTERS.names() if EXPORTERS.get(name).carries_graphs)
+        if manifest.imported is not None:
+            raise InputError(
+                f"Model {manifest.name!r} is an imported graph, and {exporter.title} exports are "
+                f"made from networks of PyTorch; export it to {able}."
+            )
         raise InputError(
             f"Model {manifest.name!r} is quantized, and {exporter.title} exports are made from "
-            f"float models; export the version that it was made from, or to {' or '.join(able)}."
+            f"float models; export the version that it was made from, or to {able}."
         )
     if package.attributes:
         raise InputError(
@@ -120,7 +125,7 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             f"{', '.join(one.name for one in package.attributes)} beside images, and exports take "
             "images only; serve it by `eagleray serve`."
         )
-    if manifest.quantization is None:
+    if not manifest.has_graph:
         require_one_output(package)
 
 
@@ -209,13 +214,13 @@ def _compare(job: ExportJob, images: ComparisonImages, file: Path) -> Comparison
 def _original_outputs(
     package: ModelPackage, images: ComparisonImages, settings: Settings
 ) -> npt.NDArray[np.float32]:
-    """Return the outputs of the package itself: in PyTorch, float32, unless it is quantized."""
-    quantized = package.manifest.quantization is not None
+    """Return the outputs of the package itself: in PyTorch, float32, unless it is a graph."""
+    has_graph = package.manifest.has_graph
     predictor = Predictor(
         package,
         device="cpu",
-        engine="auto" if quantized else "eager",
-        precision="auto" if quantized else "float32",
+        engine="auto" if has_graph else "eager",
+        precision="auto" if package.manifest.quantization is not None else "float32",
         cache_folder=settings.cache_folder,
     )
     return predictor.forward(images.pixels)

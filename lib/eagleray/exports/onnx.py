@@ -21,7 +21,7 @@ class OnnxExporter(Exporter):
     file: ClassVar[str] = "model.onnx"
     runtime: ClassVar[Path] = RUNTIMES / "onnx.py"
     requirements: ClassVar[Path | None] = REQUIREMENTS / "onnx.txt"
-    carries_quantized: ClassVar[bool] = True
+    carries_graphs: ClassVar[bool] = True
     batch: ClassVar[str] = "any"
     also_needed: ClassVar[str] = "onnxruntime"
 

@@ -21,7 +21,7 @@ class OpenVinoExporter(Exporter):
     title: ClassVar[str] = "OpenVINO"
     file: ClassVar[str] = "model.xml"
     runtime: ClassVar[Path] = RUNTIMES / "openvino.py"
-    carries_quantized: ClassVar[bool] = True
+    carries_graphs: ClassVar[bool] = True
     batch: ClassVar[str] = "any"
     also_needed: ClassVar[str] = "openvino"
 

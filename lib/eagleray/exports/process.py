@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import psutil
 
 from eagleray.core.errors import InputError, JobFailedError
 
-__all__ = ["CONVERT", "ERROR_FILE", "RUN", "Limits", "run_step"]
+__all__ = ["CONVERT", "ERROR_FILE", "RUN", "Limits", "run_bounded", "run_step"]
 
 CONVERT, RUN = "convert", "run"
 ERROR_FILE = "error.json"
@@ -58,11 +59,39 @@ def run_step(step: str, folder: Path, packages: Path | None, limits: Limits, log
         InputError: If the format cannot carry the model.
         JobFailedError: If the step crashes, or needs more time or memory than allowed.
     """
+    what = "conversion" if step == CONVERT else "comparison"
+    run_bounded(what, "eagleray.exports.worker", [step], folder, packages, limits, log)
+
+
+def run_bounded(
+    what: str,
+    module: str,
+    words: Sequence[str],
+    folder: Path,
+    packages: Path | None,
+    limits: Limits,
+    log: Path,
+) -> None:
+    """Run `module WORDS FOLDER PARENT_PID` in a process of its own, and return when it is done.
+
+    Args:
+        what: What the process does, for messages.
+        module: The module.
+        words: Its first arguments.
+        folder: Working folder, in which it may leave an error for the user in `error.json`.
+        packages: Folder of packages that it sees before Eagleray's; None for no others.
+        limits: Bounds.
+        log: File for what it prints.
+
+    Raises:
+        InputError: If it leaves an error.
+        JobFailedError: If it crashes, or needs more time or memory than allowed.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-P", "-m", "eagleray.exports.worker", step, str(folder)]
+    command = [sys.executable, "-P", "-m", module, *words, str(folder), str(os.getpid())]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*command, str(os.getpid())],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -77,14 +106,13 @@ def run_step(step: str, folder: Path, packages: Path | None, limits: Limits, log
         process.wait()
     if fault is None and process.returncode == 0:
         return
-    _raise(step, folder, fault or _describe_exit(process.returncode), log)
+    _raise(what, folder, fault or _describe_exit(process.returncode), log)
 
 
-def _raise(step: str, folder: Path, fault: str, log: Path) -> None:
+def _raise(what: str, folder: Path, fault: str, log: Path) -> None:
     told = folder / ERROR_FILE
     if told.exists():
         raise InputError(json.loads(told.read_text())["message"])
-    what = "conversion" if step == CONVERT else "comparison"
     raise JobFailedError(
         f"The process of the {what} {fault}; nothing is written, and its output is in {log}."
     )

@@ -231,7 +231,7 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
         UnknownNameError: If there is no such engine.
         InputError: If there is none that can.
     """
-    quantized = manifest if manifest is not None and manifest.quantization is not None else None
+    graph = manifest if manifest is not None and manifest.has_graph else None
     names = (
         [name]
         if name != AUTO
@@ -239,9 +239,10 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
     )
     usable, faults = [], []
     for engine in map(ENGINES.get, names):
-        if quantized is not None and not engine.runs_quantized:
+        if graph is not None and not engine.runs_graphs:
             if name != AUTO:
-                faults.append(f"{name} runs no quantized models; use --engine openvino or auto")
+                kind = "imported" if graph.quantization is None else "quantized"
+                faults.append(f"{name} runs no {kind} models; use --engine openvino or auto")
             continue
         fault = None if device is None else engine.unsupported(device)
         if fault is None:
@@ -249,7 +250,8 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
         else:
             faults.append(f"{engine.name} {fault}")
     if not usable:
-        about = "The" if quantized is None else f"Model {quantized.name!r} is quantized, and the"
+        kind = "imported" if graph is not None and graph.imported is not None else "quantized"
+        about = "The" if graph is None else f"Model {graph.name!r} is {kind}, and the"
         raise InputError(f"{about} engine {'; the engine '.join(faults)}.")
     return usable
 

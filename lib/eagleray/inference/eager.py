@@ -25,7 +25,7 @@ class EagerEngine:
     """Runs networks on any device and batches of any size."""
 
     name = "eager"
-    runs_quantized = False
+    runs_graphs = False
 
     def describe(self, device: str) -> str:
         """Return what runs a network on a device, for display."""

@@ -46,11 +46,11 @@ class Engine(Protocol):
 
     Attributes:
         name: The engine's name, as it is registered.
-        runs_quantized: Whether it runs packages with a quantized graph.
+        runs_graphs: Whether it runs packages with a graph, quantized or imported ones.
     """
 
     name: str
-    runs_quantized: bool
+    runs_graphs: bool
 
     def describe(self, device: str) -> str:
         """Return what runs a network on a device, for display."""

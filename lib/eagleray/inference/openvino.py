@@ -1,8 +1,8 @@
 """The OpenVINO engine: the network as a graph that OpenVINO compiles for the CPU in its process.
 
 A float network is converted from PyTorch once for each package and machine, and kept as a graph in
-the cache. A quantized package is such a graph itself. Compiling takes a fraction of a second,
-batches may have any size, and no C++ compiler needs to be installed.
+the cache. A quantized or imported package is such a graph itself. Compiling takes a fraction of a
+second, batches may have any size, and no C++ compiler needs to be installed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class OpenVinoEngine:
     """Runs networks on CPUs, and batches of any size."""
 
     name = "openvino"
-    runs_quantized = True
+    runs_graphs = True
 
     def describe(self, device: str) -> str:
         """Return what runs a network on a device, for display."""
@@ -61,7 +61,7 @@ class OpenVinoEngine:
 
     def preparation_seconds(self, package: ModelPackage, cache_folder: Path) -> float:
         """Return roughly how long `prepare` takes."""
-        if package.manifest.quantization is not None or _graph_path(package, cache_folder).exists():
+        if package.manifest.has_graph or _graph_path(package, cache_folder).exists():
             return 0.0
         return _CONVERT_SECONDS
 

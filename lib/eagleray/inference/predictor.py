@@ -113,7 +113,7 @@ class Predictor:
         self.package = package
         self.task = package.task
         cache_folder = cache_folder or read_settings().cache_folder
-        if device == "auto" and package.manifest.quantization is not None:
+        if device == "auto" and package.manifest.has_graph:
             device = "cpu"  # the engines that run quantized packages run there only
         plan = ExecutionPlan.choose(
             device=device,

@@ -212,13 +212,15 @@ def _check_weights(
     """
     file = manifest.network_file
     with report.check(_WEIGHTS) as check:
-        if manifest.quantization is None:
-            opened.check_weights(manifest.architecture)
-            check.detail = f"the weights are those of {manifest.architecture.name}"
-        else:
+        if manifest.imported is not None:
+            check.detail = "a graph of another program"
+        elif manifest.quantization is not None:
             check.detail = (
                 f"a graph of {manifest.architecture.name} in {manifest.quantization.precision}"
             )
+        else:
+            opened.check_weights(manifest.architecture)
+            check.detail = f"the weights are those of {manifest.architecture.name}"
     if not check.passed or file not in manifest.files:
         report.skip("weights that are listed and fit the network", file)
         return None
@@ -233,7 +235,8 @@ def _check_input(report: VerificationReport, manifest: ModelManifest) -> bool | 
     """Check that the network takes the images of the contract."""
     height, width = manifest.contract.size
     with report.check(_INPUT) as check:
-        check_fits(manifest.architecture, height, width)
+        if manifest.imported is None:  # the inputs of a graph were compared before
+            check_fits(manifest.architecture, height, width)
         check.detail = f"the network takes {height} x {width} pixels"
     return check.passed
 

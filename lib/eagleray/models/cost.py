@@ -1,6 +1,6 @@
 """Counts the multiply-adds and the parameters of a network, without computing anything.
 
-    cost = model_cost(manifest.architecture, manifest.contract.size)
+    cost = manifest_cost(manifest)
     cost.multiply_adds, cost.parameters        # 1,813,566,464 and 11,689,512 for resnet18 at 224
 
 A multiply-add is one multiplication with one addition, as papers and torchvision count them;
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from eagleray.models.architectures import Architecture
 from eagleray.models.building import build_on_meta
+from eagleray.models.manifest import ModelManifest
 
-__all__ = ["ModelCost", "model_cost"]
+__all__ = ["ModelCost", "manifest_cost", "model_cost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,19 @@ class ModelCost:
 
     multiply_adds: int | None
     parameters: int
+
+
+def manifest_cost(manifest: ModelManifest) -> ModelCost:
+    """Count the multiply-adds of a model's network for one image, and its parameters.
+
+    Those of an imported graph are recorded: its multiply-adds are not known.
+
+    Raises:
+        UserError: If there is no such architecture, or it cannot have the recorded channels.
+    """
+    if manifest.imported is not None:
+        return ModelCost(None, manifest.imported.num_parameters)
+    return model_cost(manifest.architecture, manifest.contract.size)
 
 
 def model_cost(architecture: Architecture, size: tuple[int, int]) -> ModelCost:

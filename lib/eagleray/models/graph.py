@@ -28,6 +28,7 @@ __all__ = [
     "LOGITS_OUTPUT",
     "check_graph",
     "export_graph",
+    "parse_foreign_graph",
     "require_one_output",
     "zero_inputs",
 ]
@@ -121,6 +122,28 @@ def _make_contiguous(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     images, *others = inputs
     return images.contiguous(), *others
+
+
+def parse_foreign_graph(content: bytes) -> Any:
+    """Parse an ONNX file of another program, and refuse what is more than plain operators.
+
+    Imports of operator sets that no operator uses are dropped.
+
+    Args:
+        content: The file.
+
+    Raises:
+        ValueError: If it is refused; the message says why.
+    """
+    model = _parse(content)
+    if not model.graph.node:
+        raise ValueError("it is not an ONNX file, or has no operators")
+    used = {node.domain for node in model.graph.node}
+    kept = [one for one in model.opset_import if one.domain in {"", "ai.onnx", *used}]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    _require_plain(model)
+    return model
 
 
 def check_graph(where: str, content: bytes, manifest: ModelManifest) -> None:

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from eagleray.core.display import escape_text
 from eagleray.core.errors import PackageError
 from eagleray.core.json_limits import JsonLimits, parse_json
 from eagleray.core.limits import (
@@ -46,6 +47,7 @@ from eagleray.tasks import StoredTask
 
 __all__ = [
     "FrozenModel",
+    "Import",
     "Lineage",
     "ModelManifest",
     "Name",
@@ -190,11 +192,38 @@ class Quantization(FrozenModel):
         }
 
 
+class Import(FrozenModel):
+    """Where a graph of another program came from.
+
+    Attributes:
+        file_digest: SHA-256 of the file that was imported.
+        scores: What the file's network gives: `logits`, `probabilities` (of which the package's
+            graph takes the logarithm), or `values` of a regression.
+        producer: The program that wrote the file, as the file says.
+        num_parameters: Number of trained numbers in it.
+    """
+
+    file_digest: Digest
+    scores: Literal["logits", "probabilities", "values"]
+    producer: Name = ""
+    num_parameters: Annotated[int, Field(ge=0)]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The import for people, by name."""
+        by = f", written by {escape_text(self.producer)}" if self.producer else ""
+        return {
+            "imported from": f"an ONNX file of the SHA-256 {self.file_digest[:12]}{by}",
+            "its outputs": self.scores,
+        }
+
+
 class ModelManifest(FrozenModel):
     """All about a model but its weights.
 
     Attributes:
         quantization: How the network was quantized: the package holds a graph and no weights then.
+        imported: Where the graph came from, if another program made it.
     """
 
     format: Literal[1] = 1
@@ -212,12 +241,26 @@ class ModelManifest(FrozenModel):
     metrics: dict[Name, FiniteFloat] = Field(default_factory=dict)
     lineage: Lineage
     quantization: Quantization | None = None
+    imported: Import | None = None
     files: Annotated[dict[str, Digest], Field(max_length=MAX_FILES)]
 
     @property
+    def has_graph(self) -> bool:
+        """Whether the network is a graph: a quantized one, or one of another program."""
+        return self.quantization is not None or self.imported is not None
+
+    @property
     def network_file(self) -> str:
-        """The file with the network: weights for its architecture, or a quantized graph."""
-        return WEIGHTS_FILE if self.quantization is None else GRAPH_FILE
+        """The file with the network: weights for its architecture, or a graph."""
+        return GRAPH_FILE if self.has_graph else WEIGHTS_FILE
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """How the graph was made, for people; nothing for a network of PyTorch."""
+        return {
+            **(self.quantization.facts if self.quantization is not None else {}),
+            **(self.imported.facts if self.imported is not None else {}),
+        }
 
     @property
     def input_text(self) -> str:
@@ -230,7 +273,7 @@ class ModelManifest(FrozenModel):
     @model_serializer(mode="wrap")
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit later fields that are empty."""
-        return omit_empty(serialize(self), "attributes", "quantization")
+        return omit_empty(serialize(self), "attributes", "quantization", "imported")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

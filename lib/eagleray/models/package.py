@@ -1,7 +1,7 @@
 """The model package: a few named byte strings that make a model, none of them code.
 
     model.json          task, architecture, contract, metrics, lineage, and every file's SHA-256
-    model.safetensors   the weights; or of a quantized network model.onnx, its graph
+    model.safetensors   the weights; or of a quantized or imported network model.onnx, its graph
     golden.json         expected outputs of the golden images
     golden/*.png …      a few encoded images, as a health check
 
@@ -139,8 +139,8 @@ class ModelPackage:
 
     @property
     def graph(self) -> bytes | None:
-        """The ONNX file of a quantized network; None for a network of PyTorch with weights."""
-        if self.manifest.quantization is None:
+        """The ONNX file of a quantized or imported network; None for one of PyTorch."""
+        if not self.manifest.has_graph:
             return None
         return bytes(self.files[GRAPH_FILE])
 
@@ -160,20 +160,34 @@ class ModelPackage:
         architecture = self.manifest.architecture
         check_weights(WEIGHTS_FILE, view_reader(content), len(content), architecture)
 
-    def build_module(self) -> nn.Module:
-        """Build the network with the package's weights, float32, in evaluation mode.
+    def require_pytorch(self) -> None:
+        """Refuse a network that PyTorch cannot build.
 
         Raises:
-            PackageError: If the weights are not safetensors, or do not fit the network, or the
-                network is quantized.
+            PackageError: If the network is a graph; the message says what to use instead.
         """
-        from safetensors.torch import load
-
+        if self.manifest.imported is not None:
+            raise PackageError(
+                f"Model {self.manifest.name!r} is imported: it has a graph of another program and "
+                "no weights of PyTorch. It predicts, and is evaluated and served; nothing else "
+                "can be made from it."
+            )
         if self.manifest.quantization is not None:
             raise PackageError(
                 f"Model {self.manifest.name!r} is quantized: it has a graph and no weights of "
                 "PyTorch; use the version that it was made from."
             )
+
+    def build_module(self) -> nn.Module:
+        """Build the network with the package's weights, float32, in evaluation mode.
+
+        Raises:
+            PackageError: If the weights are not safetensors, or do not fit the network, or the
+                network is a graph.
+        """
+        from safetensors.torch import load
+
+        self.require_pytorch()
         self.require_weights()
         try:
             weights = load(bytes(self.files[WEIGHTS_FILE]))
@@ -288,9 +302,10 @@ def read_network(opened: PackageFiles, manifest: ModelManifest) -> bytes:
         UserError: If the architecture is not known.
     """
     digest = manifest.files[manifest.network_file]
-    if manifest.quantization is None:
+    if not manifest.has_graph:
         return opened.read_weights(manifest.architecture, digest=digest)
-    content = opened.read_graph(manifest.architecture, digest=digest)
+    architecture = manifest.architecture if manifest.imported is None else None
+    content = opened.read_graph(architecture, digest=digest)
     from eagleray.models.graph import check_graph
 
     check_graph(GRAPH_FILE, content, manifest)

@@ -17,6 +17,7 @@ from eagleray.core.limits import (
     MAX_FILES,
     MAX_GOLDEN_BYTES,
     MAX_GOLDEN_JSON_BYTES,
+    MAX_GRAPH_BYTES,
     MAX_MANIFEST_BYTES,
     MAX_UNCHECKED_WEIGHT_BYTES,
 )
@@ -159,8 +160,12 @@ class PackageFiles:
         check_weights(self._weights, view_reader(content), len(content))
         return content
 
-    def read_graph(self, architecture: Architecture, *, digest: str) -> bytes:
-        """Read the graph of a quantized network, which no larger file can be than its weights.
+    def read_graph(self, architecture: Architecture | None, *, digest: str) -> bytes:
+        """Read a graph. That of a quantized network cannot be larger than its weights.
+
+        Args:
+            architecture: The network that was quantized; None for an imported graph.
+            digest: SHA-256 of the graph.
 
         Raises:
             PackageError: If the file is missing, altered or too large.
@@ -168,7 +173,7 @@ class PackageFiles:
         """
         with self._open(GRAPH_FILE) as file:
             if file.size > MAX_UNCHECKED_WEIGHT_BYTES:
-                limit = max_weights_bytes(architecture)
+                limit = MAX_GRAPH_BYTES if architecture is None else max_weights_bytes(architecture)
                 _require_size(self._location, GRAPH_FILE, file.size, limit)
             content = file.read(0, file.size)
         self._require_digest(GRAPH_FILE, content, digest)

@@ -13,7 +13,7 @@ from eagleray.evaluation.bootstrap import Difference, Measured, paired_bootstrap
 from eagleray.evaluation.predictions import ImagePredictions, take_common
 from eagleray.evaluation.record import EvaluationRecord
 from eagleray.io import storage
-from eagleray.models.cost import ModelCost, model_cost
+from eagleray.models.cost import ModelCost, manifest_cost
 from eagleray.models.package import ModelManifest
 from eagleray.registry.lineage import read_specification
 from eagleray.registry.registry import ModelVersion, Registry
@@ -52,7 +52,7 @@ class ComparedVersion:
         evaluations = tuple(registry.evaluations(version))
         specification = read_specification(registry, version)
         manifest = registry.manifest(version)
-        cost = model_cost(manifest.architecture, manifest.contract.size)
+        cost = manifest_cost(manifest)
         size = _size_of(registry, version, manifest.network_file)
         return cls(version, manifest, evaluations, specification, cost, size)
 

@@ -109,7 +109,7 @@ def _requirements(package: ModelPackage) -> list[str]:
     extensions = [point.dist for point in entry_points(group=ENTRY_POINT_GROUP)]
     names = [
         *_DISTRIBUTIONS,
-        *(["openvino"] if package.manifest.quantization is not None else []),
+        *(["openvino"] if package.manifest.has_graph else []),
         *(["timm"] if package.manifest.architecture.name.startswith(TIMM_PREFIX) else []),
         *sorted({dist.name for dist in extensions if dist is not None}),
     ]

@@ -307,6 +307,7 @@ def plan_network(
     if spec.parent is not None:
         with spec.naming("parent"):
             parent = load_model(spec.parent, settings).package
+            parent.require_pytorch()
     if spec.teacher is not None:
         with spec.naming("teacher"):
             teacher = find_teacher(spec.teacher, settings)

@@ -1,0 +1,63 @@
+"""`eagleray models import`: makes a model of another program's ONNX file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from eagleray.cli.common import JsonOption, SpecFileOption
+from eagleray.cli.console import Console, command_errors
+from eagleray.cli.options import read_spec, with_spec_options
+from eagleray.importing.spec import ImportSpec
+
+__all__ = ["imports_app"]
+
+imports_app = typer.Typer()
+
+
+@imports_app.command("import")
+@with_spec_options(ImportSpec, argument="file")
+def import_model(
+    fields: dict[str, Any], spec: SpecFileOption = None, json_output: JsonOption = False
+) -> None:
+    """Import a network from an ONNX file, and register it or write its package.
+
+    The file is checked before anything runs it, and first run in a process with bounds.
+    """
+    with command_errors():
+        console = Console(json_output=json_output)
+        from eagleray.core.errors import OutputExistsError
+        from eagleray.core.settings import read_settings
+        from eagleray.importing.job import import_network
+        from eagleray.io import storage
+        from eagleray.models.package import write_package
+        from eagleray.registry.registry import Registry
+
+        settings = read_settings()
+        settings.make_home()
+        request = read_spec(ImportSpec, fields, file=spec).with_settings(settings)
+        if request.output is not None and storage.exists(request.output):
+            raise OutputExistsError(f"{request.output} exists already; name a folder that is new.")
+        with console.status("Importing"):
+            package = import_network(request, settings)
+        if request.output is not None:
+            write_package(package, request.output)
+            where = request.output
+        else:
+            version = Registry(settings).register(package, alias=request.alias)
+            where = version.reference
+        if json_output:
+            console.emit({"model": where, "digest": package.digest, "name": request.name})
+            return
+        console.facts(
+            f"{request.name}, imported from {request.file}",
+            {
+                "task": package.task.name,
+                **package.manifest.facts,
+                "input": package.manifest.input_text,
+                "golden images": len(package.golden.images),
+            },
+        )
+        verb = "written to" if request.output is not None else "registered as"
+        console.say(f"{request.name} is {verb} {where}.")

@@ -1,0 +1,303 @@
+"""Imports a network: checks its file, grafts the contract on, and tries it in a process."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from eagleray.core.errors import BadImageError, InputError
+from eagleray.core.limits import MAX_GRAPH_BYTES
+from eagleray.core.settings import Settings
+from eagleray.core.validation import first_validation_error
+from eagleray.exports.process import Limits, run_bounded
+from eagleray.imaging import FORMATS, ImageContract, decode, probe
+from eagleray.imaging.contract import Exact, ShortestSide, canonical_json
+from eagleray.importing.graft import (
+    NetworkInput,
+    find_input,
+    find_output,
+    find_scores,
+    graft,
+)
+from eagleray.importing.spec import ImportSpec
+from eagleray.inference.choice import require_engine
+from eagleray.io import storage
+from eagleray.io.fetch import fetch_image
+from eagleray.models.architectures import Architecture, imagenet_labels
+from eagleray.models.golden import GOLDEN_TOLERANCE, GoldenImage, GoldenSet
+from eagleray.models.graph import check_graph, parse_foreign_graph
+from eagleray.models.manifest import Import, Lineage, ModelManifest
+from eagleray.models.package import ModelPackage
+from eagleray.models.package_files import GOLDEN_FILE, GRAPH_FILE
+from eagleray.sources import InputSpec, open_inputs
+from eagleray.tasks import Task, task_class
+
+__all__ = ["import_network"]
+
+ARCHITECTURE = "onnx"
+"""Name of the architecture of imported networks: a graph is all that is known of it."""
+
+_MAX_GOLDEN = 8
+_NUM_RANDOM = 2  # images that the network is tried on beside golden ones
+_MAX_BATCH_DIFFERENCE = 1e-3  # of an output, in the task's unit
+
+
+@dataclass(frozen=True)
+class _Golden:
+    contents: tuple[bytes, ...]
+    pixels: tuple[npt.NDArray[np.uint8], ...]
+
+
+def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
+    """Make the package of a network that another program wrote as an ONNX file.
+
+    Raises:
+        UserError: If the file, the specification or an image is refused; the message says why.
+        JobFailedError: If the trial run crashes, or takes too much time or memory.
+    """
+    storage.use_s3(spec.s3)
+    require_engine("openvino", device="cpu")
+    task = _task(spec)
+    content = _read(spec.file)
+    try:
+        model = parse_foreign_graph(content)
+        network_input = find_input(model, spec.layout)
+        output = find_output(model, task.num_outputs)
+    except ValueError as error:
+        raise InputError(f"{spec.file} is refused: {error}.") from None
+    contract = _contract(spec, network_input)
+    scores = find_scores(model, output) if spec.scores == "auto" else spec.scores
+    is_regression = not task.labels
+    num_parameters = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    graft(
+        model,
+        network_input,
+        output,
+        contract,
+        reverses_channels=spec.colors == "bgr",
+        scores="logits"
+        if is_regression or scores == "logits"
+        else ("softmax" if spec.task == "multiclass" else "sigmoid"),
+        num_outputs=task.num_outputs,
+    )
+    graph: bytes = model.SerializeToString()
+    manifest = ModelManifest(
+        name=spec.name,
+        task=task,
+        architecture=Architecture(
+            name=ARCHITECTURE, in_channels=contract.channels, num_outputs=task.num_outputs
+        ),
+        contract=contract,
+        contract_digest=contract.digest,
+        lineage=Lineage.now(note=f"imported from {Path(spec.file).name}"),
+        imported=Import(
+            file_digest=hashlib.sha256(content).hexdigest(),
+            scores="values" if is_regression else scores,
+            producer=" ".join(filter(None, (model.producer_name, model.producer_version)))[:100],
+            num_parameters=num_parameters,
+        ),
+        files={GRAPH_FILE: hashlib.sha256(graph).hexdigest()},
+    )
+    check_graph(spec.file, graph, manifest)
+    golden = _read_golden(spec, contract)
+    logits = _try(spec, graph, task, contract, golden, settings)
+    files = {GRAPH_FILE: graph, **_golden_files(task, golden, logits)}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return ModelPackage(manifest.model_copy(update={"files": digests}), MappingProxyType(files))
+
+
+def _read(location: str) -> bytes:
+    try:
+        content = storage.read_bytes(location, limit=MAX_GRAPH_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError(f"There is no file {location}; check the path.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {location}: {error.strerror or error}.") from error
+    if len(content) > MAX_GRAPH_BYTES:
+        raise InputError(f"{location} is too large: {MAX_GRAPH_BYTES:,} bytes is the limit.")
+    return content
+
+
+def _task(spec: ImportSpec) -> Task:
+    """Return the task with its labels.
+
+    Raises:
+        InputError: If the labels do not fit it.
+    """
+    labels = _labels(spec.labels)
+    cls = task_class(spec.task)
+    try:
+        return cls.model_validate({"name": spec.task, **({"labels": labels} if labels else {})})
+    except ValidationError as error:
+        raise InputError(f"The labels are refused: {first_validation_error(error)}.") from None
+
+
+def _labels(written: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels: those that are named, those of a file, or ImageNet's."""
+    if list(written) == ["imagenet"]:
+        return tuple(imagenet_labels())
+    if len(written) != 1:
+        return tuple(written)
+    (location,) = written
+    try:
+        text = storage.read_bytes(location).decode("utf-8-sig")
+    except (FileNotFoundError, InputError):
+        if "," in location:
+            return tuple(part.strip() for part in location.split(","))
+        raise InputError(
+            f"--labels {location!r} is no file, and one label is too few; name a file with a label "
+            "on each line, or every label."
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{location} is not text in UTF-8; write a label on each line.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {location}: {error.strerror or error}.") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _contract(spec: ImportSpec, network_input: NetworkInput) -> ImageContract:
+    """Return the contract of the images that the network takes.
+
+    Raises:
+        InputError: If the sizes are open, or a number does not fit.
+    """
+    channels = 1 if spec.colors == "gray" else 3
+    if network_input.channels not in (None, channels):
+        raise InputError(
+            f"The network takes {network_input.channels} channels, and {spec.colors} has "
+            f"{channels}; name other --colors, or another --layout."
+        )
+    height, width = (side or spec.image_size for side in network_input.size)
+    if height is None or width is None:
+        raise InputError(f"{spec.file} leaves the size of its images open; name --image-size.")
+    if spec.image_size not in (None, height) or spec.image_size not in (None, width):
+        raise InputError(
+            f"--image-size {spec.image_size}: the network takes {height} x {width} pixels; leave "
+            "it out."
+        )
+    mean, std = (_channel_values(spec, name, channels) for name in ("mean", "std"))
+    shorter = spec.resize or round(min(height, width) * 256 / 224)
+    geometry: dict[str, Any] = (
+        {"resize": Exact(height=height, width=width)}
+        if spec.stretch
+        else {"resize": ShortestSide(size=shorter), "crop": (height, width)}
+    )
+    try:
+        return ImageContract(
+            formats=FORMATS,
+            color="gray" if spec.colors == "gray" else "rgb",
+            resampler=spec.resampler,
+            mean=tuple(value / 255 for value in mean),
+            std=tuple(value / 255 for value in std),
+            **geometry,
+        )
+    except ValidationError as error:
+        raise InputError(f"The input is refused: {first_validation_error(error)}.") from None
+
+
+def _channel_values(spec: ImportSpec, name: str, channels: int) -> tuple[float, ...]:
+    """Return `mean` or `std` for each channel, in the order of the contract: RGB."""
+    text = str(getattr(spec, name))
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--{name} {text!r}: write one number, or {channels} with commas between them."
+        ) from None
+    if len(values) not in (1, channels):
+        raise InputError(f"--{name} {text!r} has {len(values)} numbers; write 1 or {channels}.")
+    values = values * channels if len(values) == 1 else values
+    return tuple(reversed(values)) if spec.colors == "bgr" else tuple(values)
+
+
+def _read_golden(spec: ImportSpec, contract: ImageContract) -> _Golden:
+    if not spec.golden:
+        return _Golden((), ())
+    listing = open_inputs(InputSpec(tuple(spec.golden)))
+    uris = (uri for table in listing.tables for uri in table.column("uri").to_pylist())
+    contents = []
+    pixels = []
+    for uri in islice(uris, _MAX_GOLDEN):
+        try:
+            content = bytes(fetch_image(uri, contract))
+            pixels.append(decode(content, contract).pixels)
+        except BadImageError as error:
+            raise InputError(f"--golden: {uri} cannot be used: {error.message}.") from None
+        contents.append(content)
+    if not contents:
+        raise InputError("--golden: there is no image.")
+    return _Golden(tuple(contents), tuple(pixels))
+
+
+def _try(
+    spec: ImportSpec,
+    graph: bytes,
+    task: Task,
+    contract: ImageContract,
+    golden: _Golden,
+    settings: Settings,
+) -> npt.NDArray[np.float32]:
+    """Run the graph in a process of its own, and return the logits of the golden images.
+
+    Raises:
+        InputError: If it cannot run, its outputs are not finite, or depend on the batch.
+        JobFailedError: If the process crashes, or takes too much time or memory.
+    """
+    shape = (_NUM_RANDOM, *contract.shape)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    limits = Limits(spec.max_seconds, spec.max_memory_gb * 1e9)
+    log = settings.home_folder / "logs" / "import.log"
+    with tempfile.TemporaryDirectory(prefix="eagleray-import-") as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(graph)
+        np.save(folder / "pixels.npy", np.stack([*golden.pixels, *noise]))
+        run_bounded("trial run", "eagleray.importing.worker", [], folder, None, limits, log)
+        alone, together = np.load(folder / "alone.npy"), np.load(folder / "together.npy")
+    if together.shape != (len(golden.pixels) + _NUM_RANDOM, task.num_outputs):
+        raise InputError(
+            f"{spec.file} gives outputs of the shape {together.shape} for "
+            f"{len(golden.pixels) + _NUM_RANDOM} images, not {task.num_outputs} values for each."
+        )
+    if not np.isfinite(alone).all():
+        raise InputError(
+            f"{spec.file} gives outputs that are not finite; check --mean, --std and --scores."
+        )
+    import torch
+
+    apart = task.max_difference(
+        *(task.activate(torch.from_numpy(x)).numpy() for x in (alone, together))
+    )
+    if not apart <= _MAX_BATCH_DIFFERENCE * task.unit:
+        raise InputError(
+            f"{spec.file} gives another output for an image in a batch than for the image alone "
+            f"(they differ by {apart:.3g}); export it again with a first dimension that is left "
+            "open."
+        )
+    logits: npt.NDArray[np.float32] = alone[: len(golden.pixels)]
+    return logits
+
+
+def _golden_files(task: Task, golden: _Golden, logits: npt.NDArray[np.float32]) -> dict[str, bytes]:
+    """Return the golden images with their expected outputs; nothing without images."""
+    if not golden.contents:
+        return {}
+    import torch
+
+    outputs = task.activate(torch.from_numpy(logits)).flatten(1).tolist()
+    names = [f"golden/{row:02d}.{probe(one).format}" for row, one in enumerate(golden.contents)]
+    images = tuple(
+        GoldenImage(file=name, outputs=tuple(row)) for name, row in zip(names, outputs, strict=True)
+    )
+    golden_set = GoldenSet(tolerance=GOLDEN_TOLERANCE * task.unit, images=images)
+    text = canonical_json(golden_set.model_dump(mode="json"))
+    return {GOLDEN_FILE: text.encode(), **dict(zip(names, golden.contents, strict=True))}

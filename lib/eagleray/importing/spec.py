@@ -1,0 +1,94 @@
+"""The specification of an import: what an ONNX file's network takes, and what it predicts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from eagleray.core.names import ModelName
+from eagleray.core.spec import Names, Texts, spec_field
+from eagleray.imaging.contract import Resampler
+from eagleray.io.spec_fields import S3Fields
+
+__all__ = ["ImportSpec"]
+
+MODEL, INPUT, CHECK = "Model", "Input of the network", "Check"
+
+Side = Annotated[int, Field(ge=1, le=8192)]
+
+
+class ImportSpec(S3Fields):
+    """An import of a network from an ONNX file."""
+
+    file: str = spec_field(..., MODEL, "ONNX file, on disk or under a URI.", names=Names.INPUT)
+    name: ModelName = spec_field(..., MODEL, "Name of the model.")
+    task: Literal["multiclass", "binary", "multilabel", "regression"] = spec_field(
+        "multiclass", MODEL, "What it predicts: multiclass, binary, multilabel or regression."
+    )
+    labels: Texts = spec_field(
+        (),
+        MODEL,
+        "Labels in the order of the outputs: texts, or one file with a label on each line; "
+        "`imagenet` for the 1,000 classes. Of a binary task the second is the positive.",
+    )
+    scores: Literal["auto", "logits", "probabilities"] = spec_field(
+        "auto",
+        MODEL,
+        "What the network gives for a label; `auto`: probabilities if it ends in a softmax or a "
+        "sigmoid, else logits.",
+    )
+    output: str | None = spec_field(
+        None, MODEL, "New folder or URI for the package, which is not registered then."
+    )
+    alias: str | None = spec_field(None, MODEL, "Alias that points to the new version.")
+
+    colors: Literal["rgb", "bgr", "gray"] = spec_field("rgb", INPUT, "Order of the channels.")
+    layout: Literal["auto", "nchw", "nhwc"] = spec_field(
+        "auto", INPUT, "Order of the input's dimensions; `auto` reads it from their lengths."
+    )
+    image_size: Side | None = spec_field(
+        None, INPUT, "Side in pixels, for a file that leaves it open."
+    )
+    mean: str = spec_field(
+        ...,
+        INPUT,
+        "What is subtracted from a pixel's value, from 0 to 255: one number, or one for each "
+        "channel with commas, in the order of --colors. ImageNet: 123.675,116.28,103.53; for "
+        "pixels from 0 to 1: 0.",
+    )
+    std: str = spec_field(
+        ...,
+        INPUT,
+        "What the difference is divided by, in the same form. ImageNet: 58.395,57.12,57.375; for "
+        "pixels from 0 to 1: 255.",
+    )
+    resize: Side | None = spec_field(
+        None,
+        INPUT,
+        "Shorter side in pixels before the centre crop; default: 256/224 of the input.",
+    )
+    stretch: bool = spec_field(
+        False, INPUT, "Resize the whole image to the input, whatever its aspect ratio."
+    )
+    resampler: Resampler = spec_field("pillow_bilinear", INPUT, "Library and filter of the resize.")
+
+    golden: Texts = spec_field(
+        (),
+        CHECK,
+        "Images, at most 8, whose predictions are kept and compared wherever the model is loaded.",
+        names=Names.INPUT,
+    )
+    max_seconds: int = spec_field(300, CHECK, "Seconds after which a trial run is ended.", ge=1)
+    max_memory_gb: float = spec_field(8.0, CHECK, "Memory at which a trial run is ended.", gt=0)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.stretch and self.resize is not None:
+            raise ValueError("stretch has no resize of the shorter side; leave one of them out")
+        if self.output is not None and self.alias is not None:
+            raise ValueError("alias is of a registered version; leave it or output out")
+        if (self.task == "regression") == bool(self.labels):
+            what = "has no labels" if self.labels else "needs labels"
+            raise ValueError(f"labels: a {self.task} task {what}")
+        return self
