@@ -130,7 +130,11 @@ def _compile(graph: Any, plan: ExecutionPlan) -> Any:
 def _runner(compiled: Any) -> Run:
     """Return a function that runs a compiled graph; each thread has buffers of its own."""
     local = threading.local()
-    names = [output.any_name for output in compiled.outputs]
+    # An output has more names where OpenVINO has left out an operator that changes nothing.
+    names = [
+        _SINGLE_OUTPUT if _SINGLE_OUTPUT in output.names else output.any_name
+        for output in compiled.outputs
+    ]
 
     def run(*inputs: Tensor) -> Any:
         if not hasattr(local, "request"):
