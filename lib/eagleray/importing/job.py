@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,9 +85,7 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         output,
         contract,
         reverses_channels=spec.colors == "bgr",
-        scores="logits"
-        if is_regression or scores == "logits"
-        else ("softmax" if spec.task == "multiclass" else "sigmoid"),
+        scores="logits" if is_regression or scores == "logits" else _activation(task),
         num_outputs=task.num_outputs,
     )
     graph: bytes = model.SerializeToString()
@@ -142,6 +140,12 @@ def _task(spec: ImportSpec) -> Task:
         raise InputError(f"The labels are refused: {first_validation_error(error)}.") from None
 
 
+def _activation(task: Task) -> Literal["softmax", "sigmoid"]:
+    """Return what makes probabilities of a task's logits: labels exclude each other, or do not."""
+    exclusive = not task.has_many_labels and task.num_outputs == len(task.labels)
+    return "softmax" if exclusive else "sigmoid"
+
+
 def _labels(written: Sequence[str]) -> tuple[str, ...]:
     """Return the labels: those that are named, those of a file, or ImageNet's."""
     if list(written) == ["imagenet"]:
@@ -193,13 +197,15 @@ def _contract(spec: ImportSpec, network_input: NetworkInput) -> ImageContract:
         else {"resize": ShortestSide(size=shorter), "crop": (height, width)}
     )
     try:
-        return ImageContract(
-            formats=FORMATS,
-            color="gray" if spec.colors == "gray" else "rgb",
-            resampler=spec.resampler,
-            mean=tuple(value / 255 for value in mean),
-            std=tuple(value / 255 for value in std),
-            **geometry,
+        return ImageContract.model_validate(
+            {
+                "formats": FORMATS,
+                "color": "gray" if spec.colors == "gray" else "rgb",
+                "resampler": spec.resampler,
+                "mean": tuple(value / 255 for value in mean),
+                "std": tuple(value / 255 for value in std),
+                **geometry,
+            }
         )
     except ValidationError as error:
         raise InputError(f"The input is refused: {first_validation_error(error)}.") from None

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from eagleray.core.names import ModelName
 from eagleray.core.spec import Names, Texts, spec_field
-from eagleray.imaging.contract import Resampler
 from eagleray.io.spec_fields import S3Fields
 
 __all__ = ["ImportSpec"]
@@ -71,7 +70,12 @@ class ImportSpec(S3Fields):
     stretch: bool = spec_field(
         False, INPUT, "Resize the whole image to the input, whatever its aspect ratio."
     )
-    resampler: Resampler = spec_field("pillow_bilinear", INPUT, "Library and filter of the resize.")
+    resampler: str = spec_field(
+        "pillow_bilinear",
+        INPUT,
+        "Library and filter of the resize: pillow_nearest, pillow_bilinear, pillow_bicubic, "
+        "pillow_lanczos, opencv_linear or opencv_area.",
+    )
 
     golden: Texts = spec_field(
         (),
@@ -88,7 +92,4 @@ class ImportSpec(S3Fields):
             raise ValueError("stretch has no resize of the shorter side; leave one of them out")
         if self.output is not None and self.alias is not None:
             raise ValueError("alias is of a registered version; leave it or output out")
-        if (self.task == "regression") == bool(self.labels):
-            what = "has no labels" if self.labels else "needs labels"
-            raise ValueError(f"labels: a {self.task} task {what}")
         return self
