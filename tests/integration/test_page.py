@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from eagleray.models.features import features_of
 from eagleray.serve.http import build_http
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
-from tests.support.models import golden_png
+from tests.support.models import golden_png, small_package
 from tests.support.serving import RecordingLauncher, registry_with
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium o
 @pytest.fixture
 def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     registry = registry_with(tmp_path, "digits")
+    registry.register(features_of(small_package(name="digits")), alias="production")
     if getattr(request, "param", False):
         Applications(registry.history.database, actor="tester").create("shop")
     config = ServiceConfig(engine="eager")
@@ -68,5 +70,9 @@ def test_a_chosen_image_is_predicted(url: str, tmp_path: Path) -> None:
         assert f'Client("{url}")' in page.locator("#python").inner_text()
         page.set_input_files("#file", tmp_path / "broken.png")
         expect(page.locator("#prediction")).to_contain_text("not_an_image")
+        page.select_option("#model", "digits-features")
+        page.set_input_files("#file", tmp_path / "seven.png")
+        expect(page.locator("#prediction")).to_contain_text(", …], 84 numbers")
+        expect(page.locator("#facts")).to_contain_text("digits-features 1 (default)")
         assert faults == []
         browser.close()

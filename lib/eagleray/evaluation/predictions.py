@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ _SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("outputs", pa.list_(pa.float32()), nullable=False),
-        pa.field("target", pa.list_(pa.float32()), nullable=False),
+        pa.field("target", pa.list_(pa.float64()), nullable=False),  # of labels up to 2**48
     ]
 )
 
@@ -61,10 +61,8 @@ class ImagePredictions:
 
     def to_parquet(self) -> bytes | None:
         """Return the content of a Parquet file; None if it would be too large to be kept."""
-        outputs, targets = (
-            tensor.detach().cpu().float().reshape(len(self.rows), -1).numpy()
-            for tensor in (self.outputs, self.targets)
-        )
+        outputs = self.outputs.detach().cpu().float().reshape(len(self.rows), -1).numpy()
+        targets = self.targets.detach().cpu().double().reshape(len(self.rows), -1).numpy()
         if outputs.nbytes + targets.nbytes > MAX_PREDICTION_BYTES:
             return None
         columns = [self.rows, *(_as_lists(values) for values in (outputs, targets))]
@@ -113,13 +111,13 @@ def take_common(
     return first.take(rows), second.take(rows)
 
 
-def _as_lists(values: npt.NDArray[np.float32]) -> pa.ListArray:
+def _as_lists(values: npt.NDArray[np.floating[Any]]) -> pa.ListArray:
     offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
 
 
 def _as_tensor(column: pa.ChunkedArray, count: int) -> Tensor:
-    """Return lists of one length as a float32 tensor (count, length).
+    """Return lists of one length as a tensor (count, length).
 
     Raises:
         ValueError: If their lengths differ.
@@ -127,4 +125,4 @@ def _as_tensor(column: pa.ChunkedArray, count: int) -> Tensor:
     import torch
 
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(np.array(values, np.float32).reshape(count, -1))
+    return torch.from_numpy(np.array(values).reshape(count, -1))

@@ -169,8 +169,7 @@ class ModelPackage:
         if self.manifest.imported is not None:
             raise PackageError(
                 f"Model {self.manifest.name!r} is imported: it has a graph of another program and "
-                "no weights of PyTorch. It predicts, and is evaluated and served; nothing else "
-                "can be made from it."
+                "no weights of PyTorch, so nothing can be trained, quantized or taken out of it."
             )
         if self.manifest.quantization is not None:
             raise PackageError(

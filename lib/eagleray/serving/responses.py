@@ -44,6 +44,9 @@ class ImagePrediction(_Wire):
     score: float | None = Field(default=None, description="Probability of the label.")
     labels: list[str] = Field(default_factory=list, description="All labels that apply.")
     value: float | None = Field(default=None, description="Predicted value of a regression.")
+    embedding: list[float] | None = Field(
+        default=None, description="Vector of length 1, of an embedding."
+    )
     top: list[LabelScore] = Field(
         default_factory=list, description="Most probable labels, best first."
     )

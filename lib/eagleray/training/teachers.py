@@ -33,6 +33,11 @@ def find_teacher(reference: str, settings: Settings) -> ModelPackage:
             "or NAME/VERSION, after `eagleray models register` for a package in a folder."
         )
     package = registry.load(version)
+    if package.manifest.quantization is not None:
+        raise InputError(
+            f"{version.reference} is quantized and cannot teach; name the version that it was "
+            "made from."
+        )
     package.require_pytorch()
     return package
 

@@ -8,7 +8,7 @@ import torch
 
 from eagleray.evaluation import predictions
 from eagleray.evaluation.predictions import ImagePredictions, take_common
-from eagleray.tasks import Multilabel, Task
+from eagleray.tasks import Embedding, Multilabel, Task
 from tests.support.evaluation import CLASSES, TASKS, WEIGHT, answers_of
 
 
@@ -31,10 +31,19 @@ def test_predictions_are_read_back_unchanged(task: Task) -> None:
     assert task.measure(found.outputs, found.targets) == task.measure(kept.outputs, kept.targets)
 
 
+def test_labels_of_embeddings_stay_apart() -> None:
+    task = Embedding(dimension=2)
+    targets = torch.tensor([2**47 + number for number in range(4)])
+    kept = ImagePredictions(np.arange(4), torch.eye(2).repeat(2, 1), targets)
+    content = kept.to_parquet()
+    assert content is not None
+    assert ImagePredictions.from_parquet(content, task).targets.tolist() == targets.tolist()
+
+
 def test_large_predictions_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictions, "MAX_PREDICTION_BYTES", 79)
+    monkeypatch.setattr(predictions, "MAX_PREDICTION_BYTES", 99)
     assert predictions_of(CLASSES).to_parquet() is None  # 5 rows of 3 probabilities and a target
-    monkeypatch.setattr(predictions, "MAX_PREDICTION_BYTES", 80)
+    monkeypatch.setattr(predictions, "MAX_PREDICTION_BYTES", 100)
     assert predictions_of(CLASSES).to_parquet() is not None
 
 
