@@ -48,6 +48,8 @@ ARCHITECTURE = "onnx"
 """Name of the architecture of imported networks: a graph is all that is known of it."""
 
 _MAX_GOLDEN = 8
+_MAX_CHANNEL_VALUE = 65_535  # of a mean or a deviation
+_MIN_STD = 1e-3
 _NUM_RANDOM = 2  # images that the network is tried on beside golden ones
 _MAX_BATCH_DIFFERENCE = 1e-3  # of an output, in the task's unit
 
@@ -190,6 +192,8 @@ def _contract(spec: ImportSpec, network_input: NetworkInput) -> ImageContract:
             "it out."
         )
     mean, std = (_channel_values(spec, name, channels) for name in ("mean", "std"))
+    if not min(std) >= _MIN_STD:
+        raise InputError(f"--std {spec.std!r}: {_MIN_STD} is the smallest, of pixels up to 255.")
     shorter = spec.resize or round(min(height, width) * 256 / 224)
     geometry: dict[str, Any] = (
         {"resize": Exact(height=height, width=width)}
@@ -222,6 +226,11 @@ def _channel_values(spec: ImportSpec, name: str, channels: int) -> tuple[float, 
         ) from None
     if len(values) not in (1, channels):
         raise InputError(f"--{name} {text!r} has {len(values)} numbers; write 1 or {channels}.")
+    if not all(abs(value) <= _MAX_CHANNEL_VALUE for value in values):
+        raise InputError(
+            f"--{name} {text!r} is not of pixels from 0 to 255: {_MAX_CHANNEL_VALUE:,} is the "
+            "limit."
+        )
     values = values * channels if len(values) == 1 else values
     return tuple(reversed(values)) if spec.colors == "bgr" else tuple(values)
 
