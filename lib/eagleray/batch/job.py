@@ -78,8 +78,7 @@ class Job:
         request = self.request
         device = "cuda" if worker_pool.uses_gpu else "cpu"
         manifest = self.model.package.manifest
-        has_graph = manifest.has_graph
-        if request.engine != "auto" or (has_graph and worker_pool.uses_gpu):
+        if request.engine != "auto" or (manifest.has_graph and worker_pool.uses_gpu):
             from eagleray.inference.choice import require_engine  # the driver needs no PyTorch else
 
             require_engine(request.engine, manifest, device)
@@ -135,8 +134,7 @@ def open_job(
     storage.use_s3(request.s3)
     package = model.package
     require_importable(package.manifest.architecture.name)
-    has_graph = package.manifest.has_graph
-    if request.engine != "auto" or (has_graph and request.precision != "auto"):
+    if request.engine != "auto" or (package.manifest.has_graph and request.precision != "auto"):
         from eagleray.inference.choice import require_engine
 
         require_engine(request.engine, package.manifest, precision=request.precision)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from eagleray.core.errors import OutputExistsError
 from eagleray.core.spec import Names
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ReasonOption",
     "SpecFileOption",
     "VerboseOption",
+    "require_new",
 ]
 
 AliasOption = Annotated[str, typer.Option("--alias", help="Alias that points to the version.")]
@@ -66,3 +68,15 @@ ModelReference = Annotated[
         metavar="MODEL", help="NAME@ALIAS, NAME/VERSION, a folder, a URI, or random:ARCHITECTURE."
     ),
 ]
+
+
+def require_new(output: str) -> None:
+    """Refuse a folder that exists, before anything is made for it.
+
+    Raises:
+        OutputExistsError: If it exists.
+    """
+    from eagleray.io import storage
+
+    if storage.exists(output):
+        raise OutputExistsError(f"{output} exists already; name a folder that is new.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from eagleray.cli.common import JsonOption, SpecFileOption
+from eagleray.cli.common import JsonOption, SpecFileOption, require_new
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.exports.spec import PACKAGE_FORMAT, ExportSpec
@@ -52,12 +52,9 @@ def _write_package(request: ExportSpec, model: LoadedModel, console: Console) ->
     Raises:
         OutputExistsError: If the folder exists.
     """
-    from eagleray.core.errors import OutputExistsError
-    from eagleray.io import storage
     from eagleray.models.package import write_package
 
-    if storage.exists(request.output):
-        raise OutputExistsError(f"{request.output} exists already; name a folder that is new.")
+    require_new(request.output)
     write_package(model.package, request.output)
     if console.for_scripts:
         digest = model.package.digest

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from eagleray.cli.common import JsonOption, SpecFileOption
+from eagleray.cli.common import JsonOption, SpecFileOption, require_new
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.importing.spec import ImportSpec
@@ -27,7 +27,6 @@ def import_model(
     """
     with command_errors():
         console = Console(json_output=json_output)
-        from eagleray.core.errors import OutputExistsError
         from eagleray.core.settings import read_settings
         from eagleray.importing.job import import_network
         from eagleray.io import storage
@@ -37,8 +36,9 @@ def import_model(
         settings = read_settings()
         settings.make_home()
         request = read_spec(ImportSpec, fields, file=spec).with_settings(settings)
-        if request.output is not None and storage.exists(request.output):
-            raise OutputExistsError(f"{request.output} exists already; name a folder that is new.")
+        storage.use_s3(request.s3)
+        if request.output is not None:
+            require_new(request.output)
         with console.status("Importing"):
             package = import_network(request, settings)
         if request.output is not None:

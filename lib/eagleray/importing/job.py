@@ -20,8 +20,8 @@ from eagleray.core.limits import MAX_GRAPH_BYTES
 from eagleray.core.settings import Settings
 from eagleray.core.validation import first_validation_error
 from eagleray.exports.process import Limits, run_bounded
-from eagleray.imaging import FORMATS, ImageContract, decode, probe
-from eagleray.imaging.contract import Exact, ShortestSide, canonical_json
+from eagleray.imaging import FORMATS, ImageContract, decode
+from eagleray.imaging.contract import Exact, ShortestSide
 from eagleray.importing.graft import (
     NetworkInput,
     find_input,
@@ -34,11 +34,11 @@ from eagleray.inference.choice import require_engine
 from eagleray.io import storage
 from eagleray.io.fetch import fetch_image
 from eagleray.models.architectures import Architecture, imagenet_labels
-from eagleray.models.golden import GOLDEN_TOLERANCE, GoldenImage, GoldenSet
+from eagleray.models.golden import golden_files
 from eagleray.models.graph import check_graph, parse_foreign_graph
 from eagleray.models.manifest import Import, Lineage, ModelManifest
 from eagleray.models.package import ModelPackage
-from eagleray.models.package_files import GOLDEN_FILE, GRAPH_FILE
+from eagleray.models.package_files import GRAPH_FILE
 from eagleray.sources import InputSpec, open_inputs
 from eagleray.tasks import Task, task_class
 
@@ -67,7 +67,6 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         UserError: If the file, the specification or an image is refused; the message says why.
         JobFailedError: If the trial run crashes, or takes too much time or memory.
     """
-    storage.use_s3(spec.s3)
     require_engine("openvino", device="cpu")
     task = _task(spec)
     content = _read(spec.file)
@@ -110,8 +109,10 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
     )
     check_graph(spec.file, graph, manifest)
     golden = _read_golden(spec, contract)
-    logits = _try(spec, graph, task, contract, golden, settings)
-    files = {GRAPH_FILE: graph, **_golden_files(task, golden, logits)}
+    outputs = _try(spec, graph, task, contract, golden, settings)
+    files = {GRAPH_FILE: graph}
+    if golden.contents:
+        files |= golden_files(golden.contents, outputs=outputs.tolist(), task=task)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     return ModelPackage(manifest.model_copy(update={"files": digests}), MappingProxyType(files))
 
@@ -262,7 +263,7 @@ def _try(
     golden: _Golden,
     settings: Settings,
 ) -> npt.NDArray[np.float32]:
-    """Run the graph in a process of its own, and return the logits of the golden images.
+    """Run the graph in a process of its own, and return the outputs of the golden images.
 
     Raises:
         InputError: If it cannot run, its outputs are not finite, or depend on the batch.
@@ -289,30 +290,15 @@ def _try(
         )
     import torch
 
-    apart = task.max_difference(
-        *(task.activate(torch.from_numpy(x)).numpy() for x in (alone, together))
+    outputs, others = (
+        task.activate(torch.from_numpy(logits)).flatten(1).numpy() for logits in (alone, together)
     )
+    apart = task.max_difference(outputs, others)
     if not apart <= _MAX_BATCH_DIFFERENCE * task.unit:
         raise InputError(
             f"{spec.file} gives another output for an image in a batch than for the image alone "
             f"(they differ by {apart:.3g}); export it again with a first dimension that is left "
             "open."
         )
-    logits: npt.NDArray[np.float32] = alone[: len(golden.pixels)]
-    return logits
-
-
-def _golden_files(task: Task, golden: _Golden, logits: npt.NDArray[np.float32]) -> dict[str, bytes]:
-    """Return the golden images with their expected outputs; nothing without images."""
-    if not golden.contents:
-        return {}
-    import torch
-
-    outputs = task.activate(torch.from_numpy(logits)).flatten(1).tolist()
-    names = [f"golden/{row:02d}.{probe(one).format}" for row, one in enumerate(golden.contents)]
-    images = tuple(
-        GoldenImage(file=name, outputs=tuple(row)) for name, row in zip(names, outputs, strict=True)
-    )
-    golden_set = GoldenSet(tolerance=GOLDEN_TOLERANCE * task.unit, images=images)
-    text = canonical_json(golden_set.model_dump(mode="json"))
-    return {GOLDEN_FILE: text.encode(), **dict(zip(names, golden.contents, strict=True))}
+    of_golden: npt.NDArray[np.float32] = outputs[: len(golden.pixels)]
+    return of_golden

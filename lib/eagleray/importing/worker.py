@@ -27,24 +27,19 @@ def main(folder: Path) -> int:
     """Run the graph, and return the exit code."""
     core = import_openvino().Core()
     pixels = np.load(folder / "pixels.npy")
+    fault = "OpenVINO cannot run the network ({})."
     try:
         options = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = core.compile_model(core.read_model(str(folder / "model.onnx")), "CPU", options)
         alone = [compiled(pixels[row : row + 1])[0] for row in range(len(pixels))]
-    except RuntimeError as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-        message = f"OpenVINO cannot run the network ({cause})."
-        (folder / ERROR_FILE).write_text(json.dumps({"message": message}))
-        return ExitCode.USER
-    try:
+        fault = (
+            "The network takes one image at a time, and a batch cannot be made of its shapes "
+            "({}); export it again with a first dimension that is left open."
+        )
         together = compiled(pixels)[0]
     except RuntimeError as error:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
-        message = (
-            "The network takes one image at a time, and a batch cannot be made of its shapes "
-            f"({cause}); export it again with a first dimension that is left open."
-        )
-        (folder / ERROR_FILE).write_text(json.dumps({"message": message}))
+        (folder / ERROR_FILE).write_text(json.dumps({"message": fault.format(cause)}))
         return ExitCode.USER
     np.save(folder / "alone.npy", np.concatenate(alone).astype(np.float32))
     np.save(folder / "together.npy", np.asarray(together, np.float32))

@@ -232,6 +232,7 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
         InputError: If there is none that can.
     """
     graph = manifest if manifest is not None and manifest.has_graph else None
+    kind = "imported" if graph is not None and graph.imported is not None else "quantized"
     names = (
         [name]
         if name != AUTO
@@ -241,7 +242,6 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
     for engine in map(ENGINES.get, names):
         if graph is not None and not engine.runs_graphs:
             if name != AUTO:
-                kind = "imported" if graph.quantization is None else "quantized"
                 faults.append(f"{name} runs no {kind} models; use --engine openvino or auto")
             continue
         fault = None if device is None else engine.unsupported(device)
@@ -250,7 +250,6 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
         else:
             faults.append(f"{engine.name} {fault}")
     if not usable:
-        kind = "imported" if graph is not None and graph.imported is not None else "quantized"
         about = "The" if graph is None else f"Model {graph.name!r} is {kind}, and the"
         raise InputError(f"{about} engine {'; the engine '.join(faults)}.")
     return usable

@@ -35,6 +35,7 @@ __all__ = [
     "GOLDEN_TOLERANCE",
     "GoldenImage",
     "GoldenSet",
+    "golden_files",
     "make_golden_files",
     "parse_golden",
     "require_golden_fits",
@@ -114,6 +115,24 @@ def make_golden_files(
         inputs.append(torch.from_numpy(encode_mappings(attributes, values)))
     with torch.inference_mode():
         outputs = task.activate(network(*inputs)).flatten(1).tolist()
+    return golden_files(images, values, outputs=outputs, task=task)
+
+
+def golden_files(
+    images: Sequence[bytes],
+    values: Sequence[Mapping[str, str]] = (),
+    *,
+    outputs: Sequence[Sequence[float]],
+    task: Task,
+) -> dict[str, bytes]:
+    """Return the files of golden images by name.
+
+    Args:
+        images: Encoded images.
+        values: Attributes of each image by name, if the model takes any.
+        outputs: Expected activated outputs of each image.
+        task: The task.
+    """
     names = [f"golden/{index:02d}.{probe(image).format}" for index, image in enumerate(images)]
     golden = GoldenSet(
         tolerance=GOLDEN_TOLERANCE * task.unit,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -102,11 +102,11 @@ class Embedding(Task):
 
     def decide(self, outputs: Tensor) -> Tensor:
         """Refuse: there is nothing to learn."""
-        _refuse()
+        raise InputError(_NOT_TRAINED)
 
     def training_metrics(self, decisions: Tensor, targets: Tensor) -> dict[str, float]:
         """Refuse: there is nothing to learn."""
-        _refuse()
+        raise InputError(_NOT_TRAINED)
 
     # --- prediction ---
 
@@ -247,7 +247,3 @@ _NOT_TRAINED = (
     "An embedding is not trained: train a classifier, and name features:MODEL where a model is "
     "named, which gives the features before its last layer."
 )
-
-
-def _refuse() -> NoReturn:
-    raise InputError(_NOT_TRAINED)
