@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eagleray.imaging.contract import Exact, ImageContract
+from eagleray.imaging.contract import Exact, ImageContract, Letterbox
 
 __all__ = ["Frame", "frame_of", "resized_size"]
 
@@ -36,6 +36,10 @@ class Frame:
         """Return where a place of the input is in the original."""
         return (x + self.left) * self.scale_x, (y + self.top) * self.scale_y
 
+    def to_input(self, x: float, y: float) -> tuple[float, float]:
+        """Return where a place of the original is in the input."""
+        return x / self.scale_x - self.left, y / self.scale_y - self.top
+
 
 def frame_of(contract: ImageContract, width: int, height: int) -> Frame:
     """Return the frame of an image that is decoded under a contract.
@@ -46,7 +50,7 @@ def frame_of(contract: ImageContract, width: int, height: int) -> Frame:
         height: Height of the upright original in pixels.
     """
     rows, columns = resized_size(contract, width, height)
-    crop_height, crop_width = contract.crop or (rows, columns)
+    crop_height, crop_width = contract.size
     return Frame(
         width,
         height,
@@ -61,6 +65,9 @@ def resized_size(contract: ImageContract, width: int, height: int) -> tuple[int,
     """Return (height, width) of an image after a contract's resize and before its crop."""
     if isinstance(contract.resize, Exact):
         return contract.resize.height, contract.resize.width
+    if isinstance(contract.resize, Letterbox):
+        scale = min(contract.resize.height / height, contract.resize.width / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
     size = contract.resize.size
     if height <= width:
         return size, int(size * width / height)
