@@ -102,6 +102,7 @@ class Task(BaseModel):
         output_names: Names of the tensors that a network returns; none for a single tensor. None
             takes whatever it returns.
         default_architecture: Architecture of a network if none is named.
+        counts_objects: Whether `counts` returns how many objects of each label an image has.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
     """
@@ -119,6 +120,7 @@ class Task(BaseModel):
     label_kind: ClassVar[Literal["text", "objects"]] = "text"
     output_names: ClassVar[tuple[str, ...] | None] = None
     default_architecture: ClassVar[str] = "resnet18"
+    counts_objects: ClassVar[bool] = False
     measures_training: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # pydantic would take them for fields of this class
@@ -458,10 +460,23 @@ class Task(BaseModel):
             "top_k": pa.list_(pa.struct({"label": pa.string(), "score": pa.float32()})),
         }
 
+    @classmethod
+    def label_types(cls) -> dict[str, pa.DataType]:
+        """Return the types of the columns of one label each, by the prefix of their names."""
+        import pyarrow as pa
+
+        return {SCORE_PREFIX: pa.float32()}
+
+    @property
+    def result_bytes(self) -> int:
+        """About how many bytes the columns of `result_fields` take in a row."""
+        return 4 * len(self.labels)
+
     def result_fields(self) -> list[pa.Field]:
         """Return the columns of a batch job's result table between `message` and `width`.
 
-        They are those of `result_types`, and float32 columns whose names begin with `score_`.
+        They are those of `result_types`, and columns of one label each, named by a prefix of
+        `label_types` and the label.
         """
         import pyarrow as pa
 
@@ -481,6 +496,10 @@ class Task(BaseModel):
             "value": prediction.value,
             "top_k": self._top(prediction, top_k),
         }
+
+    def counts(self, prediction: Prediction) -> Mapping[str, int]:
+        """Return the number of objects of each label, for a task that `counts_objects`."""
+        raise NotImplementedError
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None

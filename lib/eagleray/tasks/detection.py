@@ -52,12 +52,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-__all__ = ["Detection", "ObjectsPrediction"]
+__all__ = ["COUNT_PREFIX", "Detection", "ObjectsPrediction"]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 _HEADLINES = ("map", "map_50", "map_75")
 _MAX_LABELS_SHOWN = 50
+_USUAL_OBJECTS = 25  # of an image, to estimate the size of a table
+
+COUNT_PREFIX = "count_"
+"""Prefix of the columns of a result table with the number of objects of one label each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ class Detection(Task):
     label_kind: ClassVar[Literal["text", "objects"]] = "objects"
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
     default_architecture: ClassVar[str] = "detector/resnet18"
+    counts_objects: ClassVar[bool] = True
     measures_training: ClassVar[bool] = False
 
     name: Literal["detection"] = "detection"
@@ -401,11 +406,23 @@ class Detection(Task):
             "count": pa.int32(),
         }
 
+    @classmethod
+    def label_types(cls) -> dict[str, pa.DataType]:
+        """Return the type of the number of objects of a label."""
+        import pyarrow as pa
+
+        return {COUNT_PREFIX: pa.int32()}
+
+    @property
+    def result_bytes(self) -> int:
+        """The counts, and as many objects as an image often has."""
+        return 4 * len(self.labels) + 40 * min(self.max_objects, _USUAL_OBJECTS)
+
     def result_fields(self) -> list[pa.Field]:
         """Return the columns, with the number of objects of each label as `count_LABEL`."""
         import pyarrow as pa
 
-        counts = [pa.field(f"count_{label}", pa.int32()) for label in self.labels]
+        counts = [pa.field(COUNT_PREFIX + label, pa.int32()) for label in self.labels]
         return [*super().result_fields(), *counts]
 
     def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
@@ -414,8 +431,12 @@ class Detection(Task):
         return {
             "objects": _as_json(prediction),
             "count": counts.total(),
-            **{f"count_{label}": counts[label] for label in self.labels},
+            **{COUNT_PREFIX + label: counts[label] for label in self.labels},
         }
+
+    def counts(self, prediction: Prediction) -> Mapping[str, int]:
+        """Return the number of objects of each label; labels without objects are left out."""
+        return _counts(prediction)
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None
