@@ -29,7 +29,7 @@ from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import Section
+from eagleray.tasks.page import Box, Section
 from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
@@ -499,6 +499,15 @@ class Task(BaseModel):
 
     def counts(self, prediction: Prediction) -> Mapping[str, int]:
         """Return the number of objects of each label, for a task that `counts_objects`."""
+        raise NotImplementedError
+
+    def boxes(self, prediction: Prediction, threshold: float | None) -> tuple[Box, ...]:
+        """Return the objects of an image as they are drawn, for a task that `counts_objects`.
+
+        Args:
+            prediction: The prediction.
+            threshold: Lowest score of an object; None for the task's own.
+        """
         raise NotImplementedError
 
     def response(

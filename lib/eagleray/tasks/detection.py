@@ -31,8 +31,10 @@ from eagleray.tasks.detection_curves import best_f1, count_error, voc_metrics
 from eagleray.tasks.detection_errors import detection_errors
 from eagleray.tasks.detection_resampling import resampled_average_precision
 from eagleray.tasks.objects import (
+    OBJECT,
     ROW,
     DetectedObject,
+    box_iou,
     detections_in_original,
     encode_annotation,
     join_targets,
@@ -43,7 +45,7 @@ from eagleray.tasks.objects import (
     targets_in_input,
 )
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import ConfusionMatrix, Plot, Section, Table
+from eagleray.tasks.page import Box, ConfusionMatrix, Plot, Section, Table
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.review import Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
@@ -381,16 +383,26 @@ class Detection(Task):
         )
 
     def worst_mistakes(self, outputs: Tensor, targets: Tensor, count: int) -> list[Mistake]:
-        """Return the images whose numbers of objects are furthest from the truth."""
+        """Return the images with the most objects that are missed, or reported and not there."""
         found = []
         for position, (rows, truth) in enumerate(zip(outputs, targets, strict=True)):
-            predicted = Counter(one.label for one in self._objects(rows.cpu().numpy(), None))
-            true = Counter(self.labels[int(row[4])] for row in truth[1:].tolist() if row[5] == 1)
-            error = (predicted - true).total() + (true - predicted).total()
-            if error:
-                texts = (_describe(true) or "no objects", _describe(predicted) or "no objects")
-                found.append((error, Mistake(position, *texts, error=float(error))))
+            objects = self._objects(rows.cpu().numpy(), None)
+            boxes = _boxes(objects)
+            true = self._true_boxes(truth)
+            errors = _num_unmatched(true, boxes)
+            if errors:
+                given = _describe(Counter(box.text for box in true)) or "no objects"
+                predicted = _describe(Counter(one.label for one in objects)) or "no objects"
+                mistake = Mistake(position, given, predicted, boxes=(*true, *boxes))
+                found.append((errors, mistake))
         return [one for _, one in sorted(found, key=lambda pair: -pair[0])[:count]]
+
+    def _true_boxes(self, truth: Tensor) -> tuple[Box, ...]:
+        return tuple(
+            Box(x1, y1, x2 - x1, y2 - y1, self.labels[int(index)], is_true=True)
+            for x1, y1, x2, y2, index, kind in truth[1:].tolist()
+            if kind == OBJECT
+        )
 
     # --- results ---
 
@@ -438,6 +450,13 @@ class Detection(Task):
         """Return the number of objects of each label; labels without objects are left out."""
         return _counts(prediction)
 
+    def boxes(self, prediction: Prediction, threshold: float | None) -> tuple[Box, ...]:
+        """Return the boxes of the objects with labels and scores."""
+        assert isinstance(prediction, ObjectsPrediction)
+        if threshold is None:
+            return _boxes(prediction.objects)
+        return _boxes(self._objects(prediction.detections, threshold))
+
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None
     ) -> dict[str, Any]:
@@ -483,6 +502,24 @@ class Detection(Task):
             NamedTensor("labels", "BYTES", scores.shape, labels),
             NamedTensor("count", "INT32", counts.shape, counts),
         ]
+
+
+def _boxes(objects: Sequence[DetectedObject]) -> tuple[Box, ...]:
+    return tuple(
+        Box(one.x, one.y, one.width, one.height, f"{one.label} {one.score:.2f}") for one in objects
+    )
+
+
+def _num_unmatched(true: Sequence[Box], predicted: Sequence[Box]) -> int:
+    """Return how many true and predicted boxes have no counterpart with an IoU of 0.5."""
+    sides = [
+        np.array([[box.x, box.y, box.x + box.width, box.y + box.height] for box in boxes])
+        for boxes in (true, predicted)
+    ]
+    if not len(sides[0]) or not len(sides[1]):
+        return len(true) + len(predicted)
+    overlaps = box_iou(*sides) >= 0.5
+    return int((~overlaps.any(axis=1)).sum() + (~overlaps.any(axis=0)).sum())
 
 
 def _counts(prediction: Prediction) -> Counter[str]:
