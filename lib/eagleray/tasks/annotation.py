@@ -11,7 +11,7 @@ a crowd, COCO's `iscrowd`, stands for many objects that are not told apart.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -21,10 +21,12 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 from eagleray.core.errors import InputError
 from eagleray.core.validation import first_validation_error
+from eagleray.tasks.run_lengths import decode_runs
 
 __all__ = ["MAX_OBJECTS", "Annotation", "Mask", "TrueObject", "parse_annotation"]
 
@@ -54,6 +56,12 @@ class Mask(_Frozen):
 
     size: tuple[Side, Side]
     counts: Annotated[str, Field(max_length=10_000_000)]
+
+    @model_validator(mode="after")
+    def _runs_fit(self) -> Self:
+        """Check the runs: COCO's tools, which decode them later, trust them."""
+        decode_runs(self.counts, *self.size)
+        return self
 
 
 class TrueObject(_Frozen):
