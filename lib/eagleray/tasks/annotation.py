@@ -43,7 +43,12 @@ class _Frozen(BaseModel):
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit what is not set: most objects have a box only."""
         fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if value not in (None, False)}
+        # By identity: a box at the edge has an x of 0.0, which equals False.
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None and value is not False
+        }
 
 
 class Mask(_Frozen):
