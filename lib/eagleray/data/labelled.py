@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 MAX_INVALID = 0.1
-"""Share of invalid objects, and of invalid images, that is left out unless a user says otherwise."""
+"""Share of invalid objects, and of invalid images, that is left out by default."""
 
 _MIN_PER_CLASS = 3  # one each for training, validation and test
 _REQUESTS = 32
