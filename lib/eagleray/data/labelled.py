@@ -22,6 +22,7 @@ from eagleray.core.errors import InputError
 from eagleray.data.annotations.reading import LABEL_FORMATS, read_annotations
 from eagleray.data.class_folders import read_class_folders
 from eagleray.data.label_columns import LabelColumns
+from eagleray.data.label_format import MAX_INVALID
 from eagleray.data.label_texts import look_alike
 from eagleray.io import storage
 from eagleray.io.read_ahead import read_ahead
@@ -30,7 +31,6 @@ from eagleray.sources import LISTING_SCHEMA, InputSpec, open_inputs
 from eagleray.tasks import Task, task_class
 
 __all__ = [
-    "MAX_INVALID",
     "LabelledImages",
     "encode_labels",
     "join_images",
@@ -38,9 +38,6 @@ __all__ = [
     "read_objects",
     "require_enough",
 ]
-
-MAX_INVALID = 0.1
-"""Share of invalid objects, and of invalid images, that is left out by default."""
 
 _MIN_PER_CLASS = 3  # one each for training, validation and test
 _REQUESTS = 32

@@ -145,8 +145,9 @@ def _note_of_content(location: str, name: str, images: Sequence[AnnotatedImage])
     objects = [one for image in images for one in image.annotation.objects]
     classes = len({one.label for one in objects})
     return (
-        f"{location} is read as {name}: {len(images):,} images with {len(objects):,} objects of "
-        f"{classes:,} classes."
+        f"{location} is read as {name}: {len(images):,} image{'s' * (len(images) != 1)} with "
+        f"{len(objects):,} object{'s' * (len(objects) != 1)} of "
+        f"{classes:,} class{'es' * (classes != 1)}."
     )
 
 
