@@ -95,10 +95,10 @@ class Task(BaseModel):
         label_coverage: Parts of a split that need every label: `all`, the `train` part, or `none`.
             A split is stratified for `all`.
         has_many_labels: Whether several labels of an image can hold.
+        label_kind: What the label of an image is: a text of a table or a folder, or the objects in
+            it, in the form of `tasks.annotation`, which label formats such as COCO are read into.
         fitted: Of `temperature` and `thresholds` those that validation images determine.
         has_positive: Whether one label is the positive, which `with_positive` chooses.
-        label_kind: What the label of an image is: a `text`, or its `objects` in the form of
-            `tasks.annotation`.
         output_names: Names of the tensors that a network returns; none for a single tensor. None
             takes whatever it returns.
         default_architecture: Architecture of a network if none is named.
@@ -115,9 +115,9 @@ class Task(BaseModel):
     target_dtype: ClassVar[Literal["float32", "int64"]] = "float32"
     label_coverage: ClassVar[Literal["all", "train", "none"]] = "none"
     has_many_labels: ClassVar[bool] = False
+    label_kind: ClassVar[Literal["text", "objects"]] = "text"
     fitted: ClassVar[frozenset[str]] = frozenset()
     has_positive: ClassVar[bool] = False
-    label_kind: ClassVar[Literal["text", "objects"]] = "text"
     output_names: ClassVar[tuple[str, ...] | None] = None
     default_architecture: ClassVar[str] = "resnet18"
     counts_objects: ClassVar[bool] = False
