@@ -22,7 +22,7 @@ OBJECT = 1
 CROWD = 2
 """Kind of a row of the targets that stands for many objects which are not told apart."""
 
-_MAX_PAIRS_AT_ONCE = 1_000_000
+_MAX_PAIRS_AT_ONCE = 250_000
 
 Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]

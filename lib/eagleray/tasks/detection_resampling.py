@@ -162,6 +162,14 @@ def _area(hits: _HitsOfIou, passed: Doubles, true: Doubles, weights: Doubles) ->
     recall = found / np.where(true > 0, true, 1.0)
     best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     # Precision rises at hits only, so each point of recall takes that of the hit which reaches it.
-    reached = np.searchsorted(_RECALLS, recall, side="right")
-    points = np.diff(reached, axis=0, prepend=0)
+    points = np.diff(_num_reached(recall), axis=0, prepend=0)
     return np.asarray((best * points).sum(axis=0) / len(_RECALLS))
+
+
+def _num_reached(recall: Doubles) -> Integers:
+    """Count the points of recall up to each recall, faster than a binary search does."""
+    last = np.minimum(recall * (len(_RECALLS) - 1), len(_RECALLS) - 1).astype(np.int64)
+    # The product is rounded, so that the point may be the next one or the one before.
+    last -= _RECALLS[last] > recall
+    last += np.append(_RECALLS, np.inf)[last + 1] <= recall
+    return np.asarray(last + 1)
