@@ -100,9 +100,10 @@ def _ellipse(row: Floats) -> dict[str, Any]:
     from pycocotools import mask
 
     x1, y1, x2, y2 = row[:4].astype(float)
-    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    inside = ((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1
-    found: dict[str, Any] = mask.encode(np.asfortranarray(inside.astype(np.uint8)))
+    x, y = np.arange(WIDTH) + 0.5, np.arange(HEIGHT)[:, None] + 0.5
+    across, along = ((2 * x - x1 - x2) / (x2 - x1)) ** 2, ((2 * y - y1 - y2) / (y2 - y1)) ** 2
+    inside = (across + along <= 1).astype(np.uint8)
+    found: dict[str, Any] = mask.encode(np.asfortranarray(inside))
     return found
 
 

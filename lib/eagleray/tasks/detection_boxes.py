@@ -35,7 +35,7 @@ class DetectionSet:
     """The detections and the true objects of N images, image by image and in their order.
 
     Attributes:
-        num_images: Number of images N.
+        size: Width and height of each image in pixels, int64 (N, 2).
         num_labels: Number of labels.
         image: Image of each detection, int64 (D,).
         label: Label index of each detection, int64 (D,).
@@ -47,7 +47,7 @@ class DetectionSet:
         crowd: Whether it is a crowd, bool (T,).
     """
 
-    num_images: int
+    size: Integers
     num_labels: int
     image: Integers
     label: Integers
@@ -57,6 +57,11 @@ class DetectionSet:
     true_label: Integers
     true_box: Doubles
     crowd: Bools
+
+    @property
+    def num_images(self) -> int:
+        """Number of images N."""
+        return len(self.size)
 
     @property
     def num_true(self) -> Integers:
@@ -115,7 +120,7 @@ def detection_set(outputs: Floats, targets: Floats, num_labels: int) -> Detectio
     _require_valid("detection", image, rows, label, num_labels)
     _require_valid("true object", true_image, true_rows, true_label, num_labels)
     return DetectionSet(
-        num_images=len(outputs),
+        size=targets[:, 0, :2].astype(np.int64),
         num_labels=num_labels,
         image=image,
         label=label,

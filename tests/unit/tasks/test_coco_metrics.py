@@ -12,7 +12,10 @@ from eagleray.tasks.coco_metrics import COCO_METRICS, Masks, coco_metrics
 from eagleray.tasks.detection_boxes import CROWD, OBJECT, detection_set
 from eagleray.tasks.detection_resampling import resampled_average_precision
 from tests.support.detections import (
+    HEIGHT,
     LABELS,
+    WIDTH,
+    Row,
     data_of,
     masks_of,
     padded,
@@ -132,15 +135,10 @@ def test_without_images_or_true_objects_there_are_no_metrics() -> None:
 
 
 def test_no_detections_have_a_precision_of_zero() -> None:
-    data = data_of([([], [(*BOX, 2.0, OBJECT)])])
-    found = coco_metrics(data, LABELS)
-    assert found["map"] == found["mar_100"] == found["ap[washer]"] == 0
-    assert (
-        coco_metrics(
-            data, LABELS, Masks([[]], masks_of(*padded([([], [(*BOX, 2.0, OBJECT)])])).truths)
-        )["map"]
-        == 0
-    )
+    images: list[tuple[list[Row], list[Row]]] = [([], [(*BOX, 2.0, OBJECT)])]
+    for masks in (None, masks_of(*padded(images))):
+        found = coco_metrics(data_of(images), LABELS, masks)
+        assert found["map"] == found["mar_100"] == found["ap[washer]"] == 0
 
 
 def test_nothing_is_printed_or_logged(
@@ -165,6 +163,9 @@ def test_masks_that_are_not_of_the_detections_are_refused() -> None:
         coco_metrics(data_of(images), LABELS, Masks([[]], masks.truths))
     with pytest.raises(InputError, match="masks of true objects are not one for each"):
         coco_metrics(data_of(images), LABELS, Masks(masks.detections, []))
+    turned = [[{**masks.truths[0][0], "size": [WIDTH, HEIGHT]}]]
+    with pytest.raises(InputError, match=r"has size \[320, 240\], and the image \[240, 320\]"):
+        coco_metrics(data_of(images), LABELS, Masks(masks.detections, turned))
 
 
 @pytest.mark.parametrize("counts", [str, bytes])

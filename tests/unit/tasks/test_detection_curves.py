@@ -127,7 +127,7 @@ def test_errors_of_counts_by_hand() -> None:
 
 
 def test_a_threshold_keeps_what_its_f1_was_measured_with() -> None:
-    scores = np.float32([0.7, np.nextafter(np.float32(0.7), np.float32(0))])
+    scores = np.array([0.7, np.nextafter(np.float32(0.7), np.float32(0))], np.float32)
     detections = [(*place(0), float(scores[0]), 0.0), (*FAR, float(scores[1]), 0.0)]
     data = data_of([(detections, truths(1))])
     best = best_f1(data, LABELS)["bolt"]
