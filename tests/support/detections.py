@@ -65,7 +65,7 @@ def _kind(generator: np.random.Generator) -> float:
 
 def _box(generator: np.random.Generator, seed: int) -> tuple[float, float, float, float]:
     x, y = generator.uniform(0, 200), generator.uniform(0, 140)
-    width, height = generator.uniform(4, 10 * 2 ** generator.uniform(0, 3.5), 2)
+    width, height = generator.uniform(4, 10 * 2 ** generator.uniform(0, 4.5), 2)
     return _rounded((x, y, min(x + width, WIDTH), min(y + height, HEIGHT)), seed)
 
 

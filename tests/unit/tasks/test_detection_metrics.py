@@ -35,7 +35,7 @@ def test_an_area_at_a_limit_has_both_sizes() -> None:
 
 
 def test_f1_and_count_error_are_at_the_best_thresholds() -> None:
-    data = detection_set(*random_detections(11), len(LABELS))
+    data = detection_set(*random_detections(12), len(LABELS))
     metrics, best = measure_detections(data, LABELS), best_f1(data, LABELS)
     assert [metrics[f"f1[{label}]"] for label in best] == [one.f1 for one in best.values()]
     assert metrics["f1_macro"] == pytest.approx(np.mean([one.f1 for one in best.values()]))
