@@ -8,6 +8,7 @@ import pytest
 from eagleray.tasks.coco_metrics import coco_metrics
 from eagleray.tasks.detection_boxes import CROWD, OBJECT
 from eagleray.tasks.detection_curves import BestF1, best_f1, count_error, voc_metrics
+from eagleray.tasks.detection_matching import match_as_voc
 from tests.support.detections import LABELS, Row, data_of
 
 pytestmark = pytest.mark.numerical
@@ -65,6 +66,7 @@ def test_voc_matches_only_the_object_that_overlaps_most() -> None:
     # Its IoU with the first object is 0.95, which is taken, and with the other one 80 / 95.
     detections = [(*boxes[0], 0.9, 0.0), (0.0, 0.0, 100.0, 95.0, 0.8, 0.0)]
     data = data_of([(detections, true)])
+    assert match_as_voc(data).truth.tolist() == [[0, -1]]
     assert voc_metrics(data, LABELS)["voc_map"] == pytest.approx(0.5)
     assert coco_metrics(data, LABELS)["map_50"] == pytest.approx(1.0)
 

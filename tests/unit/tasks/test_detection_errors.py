@@ -81,6 +81,9 @@ def test_detections_below_their_threshold_are_ignored_and_their_objects_missed()
     errors = detection_errors(data, np.array([0.5, 0.5, 0.5]))
     assert errors.kind.tolist() == [ErrorKind.IGNORED, ErrorKind.IGNORED]
     assert errors.missed.tolist() == [True]
+    at_score = float(np.float32(0.4))
+    errors = detection_errors(data, np.array([at_score, 0.5, 0.5]))
+    assert errors.kind.tolist() == [ErrorKind.HIT, ErrorKind.IGNORED]
 
 
 def test_a_detection_in_a_crowd_is_ignored_and_a_crowd_is_not_missed() -> None:

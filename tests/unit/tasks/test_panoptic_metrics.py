@@ -93,7 +93,7 @@ def test_void_pixels_of_the_truth_do_not_count_for_a_prediction() -> None:
 
 def test_crowds_are_neither_matched_nor_missed() -> None:
     true = Segmentation(row((1, 10), (2, 4)), {1: CAR, 2: ROAD}, crowds={1})
-    predicted = Segmentation(row((3, 5), (4, 5), (5, 4)), {3: CAR, 4: TREE, 5: ROAD})
+    predicted = Segmentation(row((3, 6), (4, 4), (5, 4)), {3: CAR, 4: TREE, 5: ROAD})
     # The car lies in the crowd of cars; the tree lies in it too, and is a false positive.
     assert counts_of(predicted, true) == {
         "iou": [1, 0, 0],
