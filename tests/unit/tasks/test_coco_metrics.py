@@ -100,23 +100,23 @@ def test_of_objects_with_the_same_overlap_the_last_one_is_taken() -> None:
     first, second = (0.0, 0.0, 100.0, 100.0), (40.0, 0.0, 140.0, 100.0)
     between = (20.0, 0.0, 120.0, 100.0)  # an IoU of 2 / 3 with both
     truths = [(*first, 0.0, OBJECT), (*second, 0.0, OBJECT)]
-    images: list[tuple[list[Row], list[Row]]] = [
-        ([(*between, 0.9, 0.0), (*second, 0.8, 0.0)], truths),
-    ]
+    images = [([(*between, 0.9, 0.0), (*second, 0.8, 0.0)], truths)]
     found = resampled_average_precision(*padded(images), 3)(np.ones((1, 1)))
     assert found["map_50"] == pytest.approx([51 / 101])
     assert coco_metrics(data_of(images), LABELS)["map_50"] == pytest.approx(51 / 101)
 
 
-def test_a_recall_of_a_whole_percentage_reaches_its_point() -> None:
-    # 0.29 * 100 is below 29 in floating point.
+def test_a_recall_reaches_the_points_that_it_reaches_for_coco() -> None:
+    # In floating point 0.29 * 100 is below 29, and COCO's point at 35 % lies above 0.35.
+    points = np.linspace(0, 1, 101)
     boxes = [(20.0 * (index % 10), 20.0 * (index // 10)) for index in range(100)]
     rows = [(x, y, x + 15, y + 15) for x, y in boxes]
     truths = [(*row, 0.0, OBJECT) for row in rows]
     for count in range(1, 101):
         hits = [(*row, 0.9, 0.0) for row in rows[:count]]
         found = resampled_average_precision(*padded([(hits, truths)]), 1)(np.ones((1, 1)))
-        assert found["map"] == pytest.approx([(count + 1) / 101])
+        reached = (points <= count / 100).sum()
+        assert found["map"] == pytest.approx([reached / 101])
 
 
 def test_weights_count_images_as_if_they_were_repeated() -> None:
