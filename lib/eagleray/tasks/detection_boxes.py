@@ -105,7 +105,7 @@ def detection_set(outputs: Floats, targets: Floats, num_labels: int) -> Detectio
         num_labels: Number of labels.
 
     Raises:
-        InputError: If the arrays do not fit together, or hold what is no detection.
+        InputError: If the arrays do not belong together, or a row that is not empty is invalid.
     """
     if outputs.shape[2:] != (6,) or targets.shape[2:] != (6,) or len(outputs) != len(targets):
         raise InputError(
