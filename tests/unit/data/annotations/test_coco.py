@@ -31,7 +31,7 @@ RUNS = [32, 3, 27, 3, 27, 3, HEIGHT * WIDTH - 95]
 
 def test_boxes_crowds_and_names_are_read(tmp_path: Path) -> None:
     write_image(tmp_path / "1.png")
-    objects = [
+    objects: list[dict[str, Any]] = [
         {"bbox": [1, 2, 3, 4]},
         {"bbox": [5.5, 6, 7, 8.25], "category_id": 2, "iscrowd": 1, "area": 3, "extra": {}},
     ]
