@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from eagleray.data.labelled import LabelledImages, encode_labels
@@ -20,8 +19,7 @@ def encode_targets(task: Task, images: LabelledImages) -> Tensor:
     Raises:
         InputError: If a label is not one of the task's; the message names the first.
     """
-    encoded = encode_labels(task, images)
-    return torch.tensor(encoded, dtype=getattr(torch, task.target_dtype))
+    return task.stack_targets(encode_labels(task, images))
 
 
 def encode_attributes(attributes: Sequence[Attribute], images: LabelledImages) -> Features | None:

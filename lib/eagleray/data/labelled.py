@@ -15,6 +15,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -278,7 +279,7 @@ def _versions(rows: pa.Table) -> tuple[str, ...]:
 # --- labels and tasks ---------------------------------------------------------------------------
 
 
-def encode_labels(task: Task, images: LabelledImages) -> list[int | float | list[float]]:
+def encode_labels(task: Task, images: LabelledImages) -> list[Any]:
     """Return all labels as targets.
 
     Raises:

@@ -92,8 +92,8 @@ class ImagePredictions:
         targets = _as_tensor(table["target"], len(rows))
         if outputs.shape[1] != task.num_values or (np.diff(rows) <= 0).any():
             raise ValueError(f"it is not of a {task.name} model with {task.num_values} outputs")
-        if not task.has_many_labels:
-            targets = targets[:, 0]
+        outputs = outputs.reshape(-1, *task.output_shape)
+        targets = task.shape_targets(targets)
         return cls(rows, outputs, targets.to(getattr(torch, task.target_dtype)))
 
 

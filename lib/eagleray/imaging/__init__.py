@@ -5,6 +5,7 @@ from eagleray.imaging.contract import (
     NAMED_CONTRACTS,
     Exact,
     ImageContract,
+    Letterbox,
     ShortestSide,
     named_contract,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Exact",
     "Header",
     "ImageContract",
+    "Letterbox",
     "ShortestSide",
     "check_header",
     "decode",

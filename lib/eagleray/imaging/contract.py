@@ -36,6 +36,7 @@ __all__ = [
     "Exact",
     "Format",
     "ImageContract",
+    "Letterbox",
     "ShortestSide",
     "canonical_json",
     "named_contract",
@@ -98,6 +99,21 @@ class Exact(_Frozen):
     width: Side
 
 
+class Letterbox(_Frozen):
+    """Resize with the aspect ratio kept until the image just fits into `height` by `width` pixels.
+
+    The image is centred, and the rest is filled; nothing is cut off.
+
+    Attributes:
+        fill: Value of the pixels beside the image.
+    """
+
+    mode: Literal["letterbox"] = "letterbox"
+    height: Side
+    width: Side
+    fill: Annotated[int, Field(ge=0, le=255)] = 114
+
+
 class ImageContract(_Frozen):
     """How encoded bytes become the input tensor of a model.
 
@@ -134,7 +150,7 @@ class ImageContract(_Frozen):
     orientation: Literal["exif"] = "exif"
     value_range: tuple[FiniteFloat, FiniteFloat] | None = None
     alpha: Literal["drop", "white", "black"] = "drop"
-    resize: ShortestSide | Exact = Field(discriminator="mode")
+    resize: ShortestSide | Exact | Letterbox = Field(discriminator="mode")
     crop: tuple[Side, Side] | None = None
     resampler: Resampler = "pillow_bilinear"
     jpeg: Literal["exact", "scaled"] = "exact"
@@ -188,11 +204,13 @@ class ImageContract(_Frozen):
             raise ValueError("std must be above 0 for every channel")
         if isinstance(self.resize, ShortestSide) and self.crop is None:
             raise ValueError("resize to the shortest side needs a crop, to give every image a size")
+        if isinstance(self.resize, Letterbox) and self.crop is not None:
+            raise ValueError("a letterbox has no crop: it keeps the whole image")
         _check_input_size(*self.size)
-        if isinstance(self.resize, Exact):
-            _check_input_size(self.resize.height, self.resize.width)
-        else:
+        if isinstance(self.resize, ShortestSide):
             _check_input_size(self.resize.size, self.resize.size)
+        else:
+            _check_input_size(self.resize.height, self.resize.width)
         return self
 
     @property
@@ -205,8 +223,13 @@ class ImageContract(_Frozen):
         """(height, width) of the decoded image in pixels."""
         if self.crop is not None:
             return self.crop
-        assert isinstance(self.resize, Exact)
+        assert not isinstance(self.resize, ShortestSide)
         return self.resize.height, self.resize.width
+
+    @property
+    def keeps_whole_image(self) -> bool:
+        """Whether nothing of an image is cut off, so that every place of it is in the input."""
+        return self.crop is None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -278,10 +301,22 @@ def _whole_image(size: int, _resize: int, color: Color) -> ImageContract:
     )
 
 
+def _letterbox(size: int, _resize: int, color: Color) -> ImageContract:
+    return ImageContract(
+        color=color,
+        resize=Letterbox(height=size, width=size),
+        resampler="pillow_bilinear",
+        jpeg="scaled",
+        mean=_MEAN[color],
+        std=_STD[color],
+    )
+
+
 NAMED_CONTRACTS: dict[str, _Maker] = {
     "torchvision-reference": _cropped("pillow_bilinear", "exact"),
     "fast": _cropped("opencv_linear", "scaled"),
     "whole-image": _whole_image,
+    "letterbox": _letterbox,
 }
 
 
@@ -298,10 +333,11 @@ def named_contract(
     Args:
         name: `torchvision-reference` gives the tensors of torchvision's evaluation transform;
             `fast` has the same geometry with a scaled JPEG decode and OpenCV's linear filter;
-            `whole-image` resizes to a square without a crop.
+            `whole-image` resizes to a square without a crop; `letterbox` keeps the aspect ratio
+            and fills what is left of the square.
         size: Side of the result in pixels.
-        resize: Shorter side before the crop; by default `size` * 256 / 224. `whole-image` ignores
-            it.
+        resize: Shorter side before the crop; by default `size` * 256 / 224. `whole-image` and
+            `letterbox` ignore it.
         color: `rgb` or `gray`.
         formats: Accepted formats. The default keeps the digests of existing contracts; models are
             trained with `FORMATS`.

@@ -15,7 +15,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from eagleray.core.errors import BadImageError, Reason
-from eagleray.imaging.contract import Exact, ImageContract
+from eagleray.imaging.contract import ImageContract, Letterbox, ShortestSide
 from eagleray.imaging.geometry import resized_size
 from eagleray.imaging.header import Header
 from eagleray.imaging.pillow import open_image
@@ -199,9 +199,11 @@ def _decode_jpeg(data: bytes, header: Header, contract: ImageContract) -> Pixels
 
 def _size_needed(header: Header, contract: ImageContract) -> tuple[int, int]:
     """Return the smallest stored (height, width) that the resize does not upscale."""
-    if isinstance(contract.resize, Exact):
-        height, width = contract.resize.height, contract.resize.width
-        return (width, height) if header.orientation >= 5 else (height, width)
+    if not isinstance(contract.resize, ShortestSide):
+        turned = header.orientation >= 5
+        upright = (header.height, header.width) if turned else (header.width, header.height)
+        height, width = resized_size(contract, *upright)
+        return (width, height) if turned else (height, width)
     shorter = min(header.height, header.width)
     size = contract.resize.size
     return -(-header.height * size // shorter), -(-header.width * size // shorter)
@@ -318,15 +320,17 @@ def _to_pillow(pixels: Pixels) -> Image.Image:
 
 
 def _crop(pixels: Pixels, contract: ImageContract) -> Pixels:
-    """Crop the centre with the rounding and padding of torchvision's `center_crop`."""
-    if contract.crop is None:
-        return np.ascontiguousarray(pixels)
-    height, width = contract.crop
+    """Crop the centre with the rounding and padding of torchvision's `center_crop`.
+
+    A letterbox, which is never larger than the input, is padded by the same rule.
+    """
+    height, width = contract.size
     rows, columns = pixels.shape[:2]
     if rows < height or columns < width:
+        fill = contract.resize.fill if isinstance(contract.resize, Letterbox) else 0
         top, left = max(height - rows, 0) // 2, max(width - columns, 0) // 2
         bottom, right = (max(height - rows, 0) + 1) // 2, (max(width - columns, 0) + 1) // 2
-        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)))
+        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), constant_values=fill)
         rows, columns = pixels.shape[:2]
     top, left = round((rows - height) / 2.0), round((columns - width) / 2.0)
     return np.ascontiguousarray(pixels[top : top + height, left : left + width])

@@ -1,12 +1,12 @@
-"""Maps places in a network's input back to the upright original image."""
+"""Maps places between the upright original image, a network's input, and augmented inputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eagleray.imaging.contract import Exact, ImageContract
+from eagleray.imaging.contract import Exact, ImageContract, Letterbox
 
-__all__ = ["Frame", "frame_of", "resized_size"]
+__all__ = ["Frame", "Placement", "frame_of", "resized_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,38 @@ class Frame:
         """Return where a place of the input is in the original."""
         return (x + self.left) * self.scale_x, (y + self.top) * self.scale_y
 
+    def to_input(self, x: float, y: float) -> tuple[float, float]:
+        """Return where a place of the original is in the input."""
+        return x / self.scale_x - self.left, y / self.scale_y - self.top
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the pixels of an image are after it was flipped, moved, cropped or resized.
+
+    A place (x, y) is at `(x * scale_x + shift_x, y * scale_y + shift_y)` afterwards.
+
+    Attributes:
+        scale_x: Horizontal scale; negative after a horizontal flip.
+        scale_y: Vertical scale; negative after a vertical flip.
+        shift_x: Horizontal shift in pixels.
+        shift_y: Vertical shift in pixels.
+    """
+
+    scale_x: float = 1.0
+    scale_y: float = 1.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
+
+    def then(self, after: Placement) -> Placement:
+        """Return the placement of both, one after the other."""
+        return Placement(
+            self.scale_x * after.scale_x,
+            self.scale_y * after.scale_y,
+            self.shift_x * after.scale_x + after.shift_x,
+            self.shift_y * after.scale_y + after.shift_y,
+        )
+
 
 def frame_of(contract: ImageContract, width: int, height: int) -> Frame:
     """Return the frame of an image that is decoded under a contract.
@@ -46,7 +78,7 @@ def frame_of(contract: ImageContract, width: int, height: int) -> Frame:
         height: Height of the upright original in pixels.
     """
     rows, columns = resized_size(contract, width, height)
-    crop_height, crop_width = contract.crop or (rows, columns)
+    crop_height, crop_width = contract.size
     return Frame(
         width,
         height,
@@ -61,6 +93,9 @@ def resized_size(contract: ImageContract, width: int, height: int) -> tuple[int,
     """Return (height, width) of an image after a contract's resize and before its crop."""
     if isinstance(contract.resize, Exact):
         return contract.resize.height, contract.resize.width
+    if isinstance(contract.resize, Letterbox):
+        scale = min(contract.resize.height / height, contract.resize.width / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
     size = contract.resize.size
     if height <= width:
         return size, int(size * width / height)

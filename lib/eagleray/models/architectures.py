@@ -1,5 +1,7 @@
 """Architectures by name: torchvision's classifiers, registered ones, and timm's by a prefix.
 
+Networks that say where things are have a prefix too, as in `detector/resnet18`.
+
 A class of an extension is named by its import path, as in `my_networks:Net`. `building` makes
 networks of what is described here.
 
@@ -29,6 +31,7 @@ from eagleray.core.extensions import Extensions, is_import_path
 from eagleray.core.limits import MAX_LABELS
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
+from eagleray.models.compositions import backbone_of, find_composition
 from eagleray.models.imported import import_network
 
 if TYPE_CHECKING:
@@ -201,6 +204,8 @@ def find_registered(name: str) -> _Registered | None:
         InputError: If it is an import path that is not a network of an extension.
         UnknownNameError: If it is an import path of an extension that has no such object.
     """
+    if find_composition(name) is not None:
+        return None
     if is_import_path(name):
         return _Registered(_imported(name), 224, "rgb")
     known = _REGISTERED.registered(name)
@@ -211,6 +216,10 @@ def find_registered(name: str) -> _Registered | None:
 
 def require_architecture(name: str) -> None:
     """Raise `UnknownNameError` with the nearest names if there is no such architecture."""
+    backbone = backbone_of(name)
+    if backbone is not None:
+        require_architecture(backbone)
+        return
     if find_registered(name) is not None or name in _torchvision_names():
         return
     if name.startswith(TIMM_PREFIX) and import_timm() is None:
@@ -239,7 +248,7 @@ def architecture_for(
 
 def has_published(name: str) -> bool:
     """Return whether there are published weights of an architecture."""
-    return find_registered(name) is None
+    return find_registered(backbone_of(name) or name) is None
 
 
 def image_size_of(name: str, side: int) -> int | None:
@@ -279,6 +288,16 @@ def default_contract(
         weights: Name of the weights entry whose statistics, filter and sizes are used.
     """
     require_architecture(name)
+    composition = find_composition(name)
+    if composition is not None:
+        of_backbone = default_contract(name.partition("/")[2], weights=weights)
+        named = named_contract(
+            contract or composition.contract,
+            size=size or composition.size,
+            color=of_backbone.color,
+            formats=FORMATS,
+        )
+        return _with_statistics(named, of_backbone.mean, of_backbone.std)
     registered = find_registered(name)
     if registered is not None:
         side = size or registered.size
@@ -318,10 +337,18 @@ def _as_evaluated(
     contract: ImageContract, interpolation: str, mean: Sequence[float], std: Sequence[float]
 ) -> ImageContract:
     """Give a contract the statistics of the weights, and the filter where it is exact."""
-    changes: dict[str, Any] = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+    fitted = _with_statistics(contract, mean, std)
     if contract.resampler == "pillow_bilinear" and interpolation in ("bicubic", "lanczos"):
-        changes["resampler"] = f"pillow_{interpolation}"
-    return ImageContract.model_validate({**contract.model_dump(), **changes})
+        resampler = {"resampler": f"pillow_{interpolation}"}
+        return ImageContract.model_validate({**fitted.model_dump(), **resampler})
+    return fitted
+
+
+def _with_statistics(
+    contract: ImageContract, mean: Sequence[float], std: Sequence[float]
+) -> ImageContract:
+    statistics = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+    return ImageContract.model_validate({**contract.model_dump(), **statistics})
 
 
 def imagenet_labels() -> list[str]:

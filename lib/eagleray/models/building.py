@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from eagleray.core.errors import InputError, PackageError
@@ -27,11 +27,13 @@ from eagleray.models.architectures import (
     require_architecture,
     weights_entry,
 )
+from eagleray.models.compositions import find_composition
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = [
+    "backbone_architecture",
     "build",
     "build_on_meta",
     "build_pretrained",
@@ -39,6 +41,7 @@ __all__ = [
     "drop_attributes",
     "find_head",
     "join_attributes",
+    "load_backbone",
     "remove_head",
     "replace_head",
 ]
@@ -84,6 +87,10 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
 def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Module:
     name = architecture.name
     require_architecture(name)
+    composition = find_composition(name)
+    if composition is not None:
+        backbone = backbone_architecture(architecture)
+        return composition.build(architecture, backbone, initialize=initialize)
     registered = find_registered(name)
     if registered is not None:
         return registered.builder(architecture)
@@ -139,6 +146,8 @@ def build_pretrained(
         raise InputError(
             f"There are no published weights for {name!r}: train it, or start from random ones."
         )
+    if find_composition(name) is not None:
+        return _pretrained_composition(name, weights, in_channels, num_outputs)
     if name.startswith(TIMM_PREFIX):
         return _pretrained_timm(name, in_channels, num_outputs)
     import torchvision
@@ -166,6 +175,41 @@ def build_pretrained(
         transform_input=transform_input,
         image_size=image_size_of(name, entry.transforms().crop_size[0]),
     )
+
+
+def backbone_architecture(architecture: Architecture) -> Architecture:
+    """Return the classifier that a composed network is built on."""
+    _, _, name = architecture.name.partition("/")
+    return Architecture(name=name, in_channels=architecture.in_channels)
+
+
+def load_backbone(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give the backbone of a composed network the weights of its classifier.
+
+    Args:
+        module: A network with a part named `backbone`.
+        weights: Weights of the classifier by name; what the backbone lacks, such as its last layer,
+            is left out.
+
+    Raises:
+        RuntimeError: If a weight is missing, or has another shape.
+    """
+    backbone = module.get_submodule("backbone")
+    wanted = backbone.state_dict()
+    backbone.load_state_dict({name: weights[name] for name in wanted if name in weights})
+
+
+def _pretrained_composition(
+    name: str, weights: str, in_channels: int, num_outputs: int | None
+) -> tuple[nn.Module, Architecture]:
+    """Build a composed network on a classifier with published weights."""
+    architecture = Architecture(name=name, in_channels=in_channels, num_outputs=num_outputs or 1000)
+    classifier, _ = build_pretrained(
+        name.partition("/")[2], weights=weights, in_channels=in_channels
+    )
+    module = build(architecture)
+    load_backbone(module, classifier.state_dict())
+    return module, architecture
 
 
 def _drop_auxiliary_heads(module: nn.Module) -> None:
@@ -251,15 +295,29 @@ def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
     return EmptyOnMeta()
 
 
-def check_fits(architecture: Architecture, height: int, width: int) -> None:
-    """Try a forward pass, to refuse sizes that a network cannot take.
+def check_fits(
+    architecture: Architecture,
+    height: int,
+    width: int,
+    *,
+    output_names: Collection[str] | None = None,
+) -> None:
+    """Try a forward pass, to refuse sizes that a network cannot take, and networks of other tasks.
+
+    Args:
+        architecture: The network.
+        height: Height of the input in pixels.
+        width: Width of the input in pixels.
+        output_names: Names of the tensors that the task needs, none for a single tensor; None for
+            whatever it returns.
 
     Raises:
         InputError: If the network fails on (2, in_channels, height, width), or has outputs of
-            another shape than (2, num_outputs); the message says for which size it is made.
+            another shape than (2, num_outputs), for which the message says for which size it is
+            made; or if it has other outputs than the task needs.
     """
     try:
-        shape = _output_shape(architecture, height, width)
+        shape, names = _trial_outputs(architecture, height, width)
     except _FAILURES as error:
         fault = f"{architecture.name} cannot take images of {height} x {width} pixels"
         side = _designed_side(architecture)
@@ -269,6 +327,10 @@ def check_fits(architecture: Architecture, height: int, width: int) -> None:
         raise InputError(
             f"{fault}; it is made for {side} x {side}. Choose that size, or another architecture."
         ) from None
+    if output_names is not None and not (
+        names >= set(output_names) and bool(names) == bool(output_names)
+    ):
+        raise InputError(_other_outputs(architecture.name, names, output_names))
     expected = (2, architecture.num_outputs)
     if shape is not None and shape != expected:
         raise InputError(
@@ -281,8 +343,23 @@ _FAILURES = (RuntimeError, TypeError, ValueError, AssertionError)
 """What networks raise for images of a size that they cannot take."""
 
 
-def _output_shape(architecture: Architecture, height: int, width: int) -> tuple[int, ...] | None:
-    """Return the shape of a network's output for two images; None if it is no single tensor.
+def _other_outputs(name: str, found: Collection[str], wanted: Collection[str]) -> str:
+    if wanted:
+        known = f"the tensors {', '.join(sorted(found))}" if found else "one tensor"
+        return (
+            f"{name} returns {known}, and this task needs {', '.join(wanted)}; name a network that "
+            f"says where things are, such as detector/{name if not found else 'resnet18'}."
+        )
+    return (
+        f"{name} returns the tensors {', '.join(sorted(found))}, and this task needs one; name a "
+        "classifier, such as resnet18."
+    )
+
+
+def _trial_outputs(
+    architecture: Architecture, height: int, width: int
+) -> tuple[tuple[int, ...] | None, set[str]]:
+    """Return the shape of a network's output for two images, or the names of several outputs.
 
     Small images are tried on the CPU: on the meta device, which takes no memory, a few operations
     have PyTorch import its compiler, which takes seconds.
@@ -301,7 +378,9 @@ def _output_shape(architecture: Architecture, height: int, width: int) -> tuple[
         else:
             module = build_on_meta(architecture)
         outputs = module(*inputs)
-    return tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else None
+    if isinstance(outputs, torch.Tensor):
+        return tuple(outputs.shape), set()
+    return None, set(outputs)
 
 
 def _designed_side(architecture: Architecture) -> int | None:
@@ -316,7 +395,7 @@ def _designed_side(architecture: Architecture) -> int | None:
     side = default_contract(architecture.name).size[0]
     sized = architecture.model_copy(update={"image_size": image_size_of(architecture.name, side)})
     try:
-        _output_shape(sized, side, side)
+        _trial_outputs(sized, side, side)
     except _FAILURES:
         return None
     return side

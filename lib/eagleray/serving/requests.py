@@ -12,6 +12,7 @@ from eagleray.serving.loading import LoadedVersion
 from eagleray.serving.responses import image_prediction
 from eagleray.serving.tracing import NO_TRACE, Trace
 from eagleray.serving.workers import TimedOutcome
+from eagleray.tasks.limits import CountLimit
 
 __all__ = ["ImageInRequest", "PredictRequest", "PredictResult"]
 
@@ -59,8 +60,15 @@ class PredictResult:
     outcomes: Sequence[TimedOutcome]
     seconds: float
 
-    def as_json(self, *, request_id: str, top_k: int, threshold: float | None) -> dict[str, Any]:
-        """Return the members of a `PredictResponse`."""
+    def as_json(
+        self,
+        *,
+        request_id: str,
+        top_k: int,
+        threshold: float | None,
+        limits: Sequence[CountLimit] = (),
+    ) -> dict[str, Any]:
+        """Return the members of a `PredictResponse`; the arguments are as of `image_prediction`."""
         manifest = self.loaded.manifest
         return {
             "model": self.loaded.model,
@@ -71,7 +79,9 @@ class PredictResult:
             "engine": self.loaded.predictor.engine_name,
             "request_id": request_id,
             "results": [
-                image_prediction(item.outcome, manifest, top_k=top_k, threshold=threshold)
+                image_prediction(
+                    item.outcome, manifest, top_k=top_k, threshold=threshold, limits=limits
+                )
                 for item in self.outcomes
             ],
             "timings": self._timings(),

@@ -2,6 +2,7 @@
 
 from eagleray.tasks.base import LossOptions, NetworkOutput, Task
 from eagleray.tasks.binary import Binary
+from eagleray.tasks.detection import Detection
 from eagleray.tasks.embedding import Embedding
 from eagleray.tasks.multiclass import Multiclass
 from eagleray.tasks.multilabel import LABEL_SEPARATOR, Multilabel
@@ -19,6 +20,7 @@ from eagleray.tasks.regression import Regression
 __all__ = [
     "LABEL_SEPARATOR",
     "Binary",
+    "Detection",
     "Embedding",
     "Failure",
     "LossOptions",

@@ -26,9 +26,10 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from eagleray.core.errors import InputError
-from eagleray.imaging.geometry import Frame
+from eagleray.imaging.contract import ImageContract
+from eagleray.imaging.geometry import Frame, Placement
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import Section
+from eagleray.tasks.page import Box, Section
 from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
@@ -53,7 +54,7 @@ Outputs = npt.NDArray[np.float32]
 """The activated outputs of one image."""
 NetworkOutput: TypeAlias = "Tensor | Mapping[str, Tensor]"
 """What a network returns for a batch: one tensor, or several named ones; images come first."""
-ImageLosses: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+ImageLosses: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 """outputs of the network (N, …), targets (N, …) -> losses (N,)"""
 WeightedMetrics = Callable[[Floats], dict[str, Floats]]
 """weights of the images (R, N) -> metrics by name, each (R,)"""
@@ -98,6 +99,12 @@ class Task(BaseModel):
             it, in the form of `tasks.annotation`, which label formats such as COCO are read into.
         fitted: Of `temperature` and `thresholds` those that validation images determine.
         has_positive: Whether one label is the positive, which `with_positive` chooses.
+        output_names: Names of the tensors that a network returns; none for a single tensor. None
+            takes whatever it returns.
+        default_architecture: Architecture of a network if none is named.
+        counts_objects: Whether `counts` returns how many objects of each label an image has.
+        measures_training: Whether the metrics of an epoch are also computed over its training
+            images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -111,6 +118,10 @@ class Task(BaseModel):
     label_kind: ClassVar[Literal["text", "objects"]] = "text"
     fitted: ClassVar[frozenset[str]] = frozenset()
     has_positive: ClassVar[bool] = False
+    output_names: ClassVar[tuple[str, ...] | None] = None
+    default_architecture: ClassVar[str] = "resnet18"
+    counts_objects: ClassVar[bool] = False
+    measures_training: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # pydantic would take them for fields of this class
         name: str
@@ -155,12 +166,56 @@ class Task(BaseModel):
         """Length of the network's output vector."""
 
     @abstractmethod
-    def encode(self, text: str) -> int | float | list[float]:
+    def encode(self, text: str) -> int | float | list[float] | list[list[float]]:
         """Return the target of a label as written in a table.
 
         Raises:
             InputError: If the text is not a label of this task.
         """
+
+    def stack_targets(self, encoded: Sequence[Any]) -> Tensor:
+        """Return the targets of images as one tensor (N, …)."""
+        import torch
+
+        return torch.tensor(encoded, dtype=getattr(torch, self.target_dtype))
+
+    def targets_in_input(self, targets: Tensor, contract: ImageContract) -> Tensor:
+        """Return encoded targets (N, …) as the loss takes them.
+
+        Places, which are encoded in pixels of the upright original, are in pixels of the input
+        then.
+        """
+        return targets
+
+    def move_targets(
+        self, targets: Tensor, placement: Placement, window: tuple[int, int, int, int]
+    ) -> Tensor:
+        """Return the targets of one image (…) after its pixels were moved.
+
+        Args:
+            targets: Targets of `targets_in_input`.
+            placement: Where the pixels are now.
+            window: Edges x1, y1, x2, y2 of the part of the input that the image is seen in.
+        """
+        return targets
+
+    def join_targets(self, targets: Sequence[Tensor]) -> Tensor:
+        """Return the targets of one image that was put together from several.
+
+        Raises:
+            InputError: If images of this task cannot be put together.
+        """
+        raise InputError(f"Images of a {self.name} task cannot be put together; leave mosaic out.")
+
+    def batch_targets(self, targets: Sequence[Tensor]) -> Tensor:
+        """Return the moved targets of images as one tensor (N, …)."""
+        import torch
+
+        return torch.stack(list(targets))
+
+    def shape_targets(self, targets: Tensor) -> Tensor:
+        """Return encoded targets from their numbers in a row (N, K), as a file keeps them."""
+        return targets if self.has_many_labels else targets[:, 0]
 
     @property
     def positive(self) -> str | None:
@@ -221,6 +276,12 @@ class Task(BaseModel):
         """
         raise InputError(f"A {self.name} model cannot learn from a teacher; leave it out.")
 
+    def uninformed_outputs(self, num_images: int) -> Tensor | None:
+        """Return outputs of a network that knows nothing, all 0; None where these mean nothing."""
+        import torch
+
+        return torch.zeros(num_images, self.num_outputs)
+
     def soft_targets(self, targets: Tensor) -> Tensor:
         """Return targets in a form that can be mixed: probabilities of labels, or numbers."""
         return targets
@@ -261,6 +322,11 @@ class Task(BaseModel):
     @abstractmethod
     def num_values(self) -> int:
         """Number of values in the activated outputs of an image."""
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the activated outputs of an image."""
+        return (self.num_values,)
 
     @property
     def unit(self) -> float:
@@ -394,10 +460,23 @@ class Task(BaseModel):
             "top_k": pa.list_(pa.struct({"label": pa.string(), "score": pa.float32()})),
         }
 
+    @classmethod
+    def label_types(cls) -> dict[str, pa.DataType]:
+        """Return the types of the columns of one label each, by the prefix of their names."""
+        import pyarrow as pa
+
+        return {SCORE_PREFIX: pa.float32()}
+
+    @property
+    def result_bytes(self) -> int:
+        """About how many bytes the columns of `result_fields` take in a row."""
+        return 4 * len(self.labels)
+
     def result_fields(self) -> list[pa.Field]:
         """Return the columns of a batch job's result table between `message` and `width`.
 
-        They are those of `result_types`, and float32 columns whose names begin with `score_`.
+        They are those of `result_types`, and columns of one label each, named by a prefix of
+        `label_types` and the label.
         """
         import pyarrow as pa
 
@@ -417,6 +496,19 @@ class Task(BaseModel):
             "value": prediction.value,
             "top_k": self._top(prediction, top_k),
         }
+
+    def counts(self, prediction: Prediction) -> Mapping[str, int]:
+        """Return the number of objects of each label, for a task that `counts_objects`."""
+        raise NotImplementedError
+
+    def boxes(self, prediction: Prediction, threshold: float | None) -> tuple[Box, ...]:
+        """Return the objects of an image as they are drawn, for a task that `counts_objects`.
+
+        Args:
+            prediction: The prediction.
+            threshold: Lowest score of an object; None for the task's own.
+        """
+        raise NotImplementedError
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None

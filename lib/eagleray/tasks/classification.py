@@ -73,6 +73,7 @@ class Classification(Task):
     label_coverage: ClassVar[Literal["all", "train", "none"]] = "all"
     fitted: ClassVar[frozenset[str]] = frozenset({"temperature"})
     only_macro_curves: ClassVar[bool] = False
+    output_names: ClassVar[tuple[str, ...] | None] = ()
 
     if TYPE_CHECKING:
         temperature: float

@@ -50,6 +50,7 @@ class Regression(Task):
 
     metric_names: ClassVar[tuple[str, ...]] = ("r2", "mean_absolute_error")
     losses: ClassVar[tuple[str, ...]] = ("mse", "huber", "l1")
+    output_names: ClassVar[tuple[str, ...] | None] = ()
 
     name: Literal["regression"] = "regression"
     mean: FiniteFloat = 0.0

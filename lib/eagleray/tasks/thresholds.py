@@ -11,7 +11,7 @@ import numpy.typing as npt
 from eagleray.core.errors import InputError
 from eagleray.tasks.label_metrics import LabelColumn
 
-__all__ = ["best_thresholds"]
+__all__ = ["best_thresholds", "last_highest", "threshold_between"]
 
 _GOAL = re.compile(r"(recall|precision)\s*>=\s*(\d*\.?\d+)")
 
@@ -54,23 +54,28 @@ def _threshold(column: LabelColumn, metric: str, limit: float) -> float:
     if metric == "f1":
         both = precision + recall
         values = np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)
-        return _between(scores, _last_highest(values))
+        return threshold_between(scores, last_highest(values))
     held, best = (recall, precision) if metric == "recall" else (precision, recall)
     if held.max() < limit:
         raise InputError(
             f"No threshold gives label {column.label!r} {metric} {limit:g}, the highest is "
             f"{held.max():.4f}; lower the goal."
         )
-    return _between(scores, _last_highest(np.where(held >= limit, best, -1.0)))
+    return threshold_between(scores, last_highest(np.where(held >= limit, best, -1.0)))
 
 
-def _last_highest(values: npt.NDArray[np.float64]) -> int:
+def last_highest(values: npt.NDArray[np.float64]) -> int:
     """Return the best point; of equal ones that with the highest threshold."""
     return len(values) - 1 - int(np.argmax(values[::-1]))
 
 
-def _between(scores: npt.NDArray[np.float32], index: int) -> float:
-    """Return the middle between a score and the next lower one: no image here tells them apart."""
+def threshold_between(scores: npt.NDArray[np.float32], index: int) -> float:
+    """Return the middle between a score and the next lower one: no image here tells them apart.
+
+    Args:
+        scores: Rising scores, float32.
+        index: Place of the lowest score that reaches the threshold; below the first score is 0.
+    """
     score = float(scores[index])
     below = float(scores[index - 1]) if index else 0.0
     middle = (score + below) / 2

@@ -4,7 +4,7 @@ All random numbers of a step are drawn from the seed, the epoch and the step, fo
 together: they do not depend on the number of workers, on threads, or on a resume.
 
     augmentation = StepAugmentation(spec, epoch, step, num_images)
-    augmentation.apply(pixels, row, size)         one image, in any thread
+    augmentation.apply(pixels, row, size)         one image and where its pixels are, in any thread
     augmentation.mix(images, targets, …)          a batch, on its device
 """
 
@@ -19,7 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from eagleray.imaging.geometry import Placement
 from eagleray.training.custom import transform_image
+from eagleray.training.mosaic import Tile, draw_tiles
 from eagleray.training.pixel_cache import centre
 from eagleray.training.spec import TrainSpec
 
@@ -55,25 +57,42 @@ class StepAugmentation:
         self._seed = (spec.seed, epoch, step)
         self._unit = np.random.default_rng(self._seed).random((num_images, 16))
 
-    def apply(self, pixels: Pixels, row: int, size: tuple[int, int]) -> Pixels:
-        """Return an augmented image.
+    def apply(self, pixels: Pixels, row: int, size: tuple[int, int]) -> tuple[Pixels, Placement]:
+        """Return an augmented image, and where its pixels are.
+
+        RandAugment and transforms of the user may move pixels without saying so.
 
         Args:
             pixels: uint8 array (h, w, C).
             row: Number of the image within the step.
             size: (height, width) of the result.
         """
+        pixels, placement = self._move(pixels, row, size)
+        return self._change_colors(pixels, row), placement
+
+    def _move(self, pixels: Pixels, row: int, size: tuple[int, int]) -> tuple[Pixels, Placement]:
         spec, unit = self._spec, self._unit[row]
         if spec.random_resized_crop < 1:
-            pixels = _random_resized_crop(pixels, unit[0:4], spec.random_resized_crop, size)
+            pixels, placement = _random_resized_crop(
+                pixels, unit[0:4], spec.random_resized_crop, size
+            )
         else:
+            top, left = ((have - want) / 2 for have, want in zip(pixels.shape, size, strict=False))
+            placement = Placement(shift_x=-round(left), shift_y=-round(top))
             pixels = centre(pixels, size)
         if spec.random_translation:
-            pixels = _translate(pixels, unit[4:6], spec.random_translation)
+            pixels, moved = _translate(pixels, unit[4:6], spec.random_translation)
+            placement = placement.then(moved)
         if spec.horizontal_flip and unit[6] < 0.5:
             pixels = pixels[:, ::-1]
+            placement = placement.then(Placement(scale_x=-1.0, shift_x=size[1]))
         if spec.vertical_flip and unit[7] < 0.5:
             pixels = pixels[::-1]
+            placement = placement.then(Placement(scale_y=-1.0, shift_y=size[0]))
+        return pixels, placement
+
+    def _change_colors(self, pixels: Pixels, row: int) -> Pixels:
+        spec, unit = self._spec, self._unit[row]
         if spec.color_jitter:
             pixels = _color_jitter(pixels, unit[8:11], spec.color_jitter)
         if spec.randaugment:
@@ -83,6 +102,32 @@ class StepAugmentation:
         if spec.random_erasing and unit[11] < spec.random_erasing:
             pixels = _erase(pixels, unit[12:16])
         return pixels
+
+    def mosaic_rows(self, row: int, num_images: int) -> tuple[int, ...]:
+        """Draw the three other images of a mosaic.
+
+        Args:
+            row: Number of the image within the step.
+            num_images: Number of images to draw from.
+
+        Returns:
+            Positions among the images; none if the image is no mosaic.
+        """
+        if not self._spec.mosaic:
+            return ()
+        rng = np.random.default_rng((*self._seed, 4, row))
+        if rng.random() >= self._spec.mosaic:
+            return ()
+        return tuple(rng.integers(num_images, size=3).tolist())
+
+    def mosaic_tiles(self, row: int, size: tuple[int, int]) -> tuple[Tile, ...]:
+        """Draw the places of the four images of a mosaic.
+
+        Args:
+            row: Number of the image within the step.
+            size: (height, width) of the mosaic.
+        """
+        return draw_tiles(np.random.default_rng((*self._seed, 5, row)).random(6), size)
 
     def mix(self, images: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Mix every image of a batch with its neighbour, if the specification says so.
@@ -121,7 +166,7 @@ class StepAugmentation:
 
 def _random_resized_crop(
     pixels: Pixels, unit: npt.NDArray[np.float64], min_area: float, size: tuple[int, int]
-) -> Pixels:
+) -> tuple[Pixels, Placement]:
     """Crop a random area and aspect ratio, and resize it to `size` (Szegedy et al. 2015)."""
     from torchvision.transforms.v2 import functional
 
@@ -133,10 +178,14 @@ def _random_resized_crop(
     tall = min(height, max(1, round(math.sqrt(area / aspect))))
     top, left = int(unit[2] * (height - tall + 1)), int(unit[3] * (width - wide + 1))
     image = _as_tensor(pixels[top : top + tall, left : left + wide])
-    return _as_pixels(functional.resize(image, list(size), antialias=True))  # bilinear
+    scale_x, scale_y = size[1] / wide, size[0] / tall
+    placement = Placement(scale_x, scale_y, -left * scale_x, -top * scale_y)
+    return _as_pixels(functional.resize(image, list(size), antialias=True)), placement  # bilinear
 
 
-def _translate(pixels: Pixels, unit: npt.NDArray[np.float64], fraction: float) -> Pixels:
+def _translate(
+    pixels: Pixels, unit: npt.NDArray[np.float64], fraction: float
+) -> tuple[Pixels, Placement]:
     """Translate by full pixels; uncovered pixels are black."""
     height, width = pixels.shape[:2]
     limit = round(fraction * max(height, width))
@@ -145,7 +194,7 @@ def _translate(pixels: Pixels, unit: npt.NDArray[np.float64], fraction: float) -
     moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = pixels[
         max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
     ]
-    return moved
+    return moved, Placement(shift_x=right, shift_y=down)
 
 
 def _rectangle(

@@ -20,6 +20,7 @@ from eagleray.io.read_ahead import read_ahead
 from eagleray.tasks import Task
 from eagleray.training.augment import StepAugmentation
 from eagleray.training.distributed import DistributedContext
+from eagleray.training.mosaic import put_together
 from eagleray.training.pixel_cache import DecodedPixels
 from eagleray.training.spec import TrainSpec
 
@@ -69,6 +70,15 @@ class BatchSampler:
         self.steps_per_epoch = max(1, len(rows) // spec.batch_size)
         self.num_steps = self.steps_per_epoch * spec.epochs
         self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    @property
+    def num_images(self) -> int:
+        """Number of rows of the training split."""
+        return len(self._rows)
+
+    def row_at(self, position: int) -> int:
+        """Return a row of the training split by its position."""
+        return int(self._rows[position])
 
     def rows(self, epoch: int, step: int) -> Rows:
         """Return the rows of a step of an epoch, for all workers together."""
@@ -183,19 +193,39 @@ class BatchPrefetcher:
         rows = self._sampler.rows(epoch, step)
         augmentation = StepAugmentation(self._spec, epoch, step, len(rows))
         share = range(self._context.rank, len(rows), self._context.world_size)
-        read, size = self._dataset.decoded.read_one, self._size
-        pixels = np.stack(
-            [augmentation.apply(read(int(rows[place])), place, size) for place in share]
-        )
-        images = torch.from_numpy(pixels)
+        examples = [self._example(int(rows[place]), place, augmentation) for place in share]
+        images = torch.from_numpy(np.stack([pixels for pixels, _ in examples]))
         own_rows = rows[share.start :: share.step]
         attributes = self._dataset.attributes
         return _HostBatch(
             images.pin_memory() if self._on_gpu else images,
-            self._dataset.targets[own_rows],
+            self._task.batch_targets([targets for _, targets in examples]),
             () if attributes is None else (attributes[own_rows],),
             augmentation,
         )
+
+    def _example(
+        self, row: int, place: int, augmentation: StepAugmentation
+    ) -> tuple[npt.NDArray[np.uint8], Tensor]:
+        """Return an augmented image of a step and its targets, which move with its pixels."""
+        task, dataset, (height, width) = self._task, self._dataset, self._size
+        others = augmentation.mosaic_rows(place, self._sampler.num_images)
+        if others:
+            tiles = augmentation.mosaic_tiles(place, self._size)
+            chosen = [row, *(self._sampler.row_at(other) for other in others)]
+            pixels, placements = put_together(
+                [dataset.decoded.read_one(one) for one in chosen], tiles, self._size
+            )
+            targets = task.join_targets(
+                [
+                    task.move_targets(dataset.targets[one], placement, tile.window)
+                    for one, placement, tile in zip(chosen, placements, tiles, strict=True)
+                ]
+            )
+        else:
+            pixels, targets = dataset.decoded.read_one(row), dataset.targets[row]
+        pixels, placement = augmentation.apply(pixels, place, self._size)
+        return pixels, task.move_targets(targets, placement, (0, 0, width, height))
 
     def _to_device(self, batch: _HostBatch, waited: float) -> Batch:
         device = self._context.device

@@ -52,9 +52,11 @@ from eagleray.models.building import (
     check_fits,
     drop_attributes,
     join_attributes,
+    load_backbone,
     replace_head,
 )
 from eagleray.models.channels import channels_of
+from eagleray.models.compositions import backbone_of
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import find_version, load_model
 from eagleray.registry.registry import Registry
@@ -76,8 +78,6 @@ __all__ = [
     "make_plan",
     "plan_network",
 ]
-
-DEFAULT_ARCHITECTURE = "resnet18"
 
 
 @dataclass(frozen=True)
@@ -312,13 +312,14 @@ def plan_network(
     if spec.teacher is not None:
         with spec.naming("teacher"):
             teacher = find_teacher(spec.teacher, settings)
-    name = _architecture_name(spec, parent)
+    name = _architecture_name(spec, parent, task)
     contract = _contract(spec, name, parent)
+    _require_whole_image(spec, task, contract)
     attributes = _fit_attributes(spec, split, parent or teacher)
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
     with spec.naming("contract" if spec.image_size is None else "image_size"):
-        check_fits(architecture, *contract.size)
+        check_fits(architecture, *contract.size, output_names=task.output_names)
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
     pruned = None
@@ -376,10 +377,16 @@ def _fit_attributes(
     return attributes
 
 
-def _architecture_name(spec: TrainSpec, parent: ModelPackage | None) -> str:
+def _architecture_name(spec: TrainSpec, parent: ModelPackage | None, task: Task) -> str:
+    """Return the architecture that is named, the parent's, or the task's default.
+
+    A parent may also be the classifier that the named network is built on.
+    """
     if parent is None:
-        return spec.architecture or DEFAULT_ARCHITECTURE
+        return spec.architecture or task.default_architecture
     name = parent.manifest.architecture.name
+    if spec.architecture is not None and backbone_of(spec.architecture) == name:
+        return spec.architecture
     if spec.architecture not in (None, name):
         raise InputError(
             f"{spec.name_of('architecture')}: the parent {spec.parent} is a {name}; leave "
@@ -389,11 +396,32 @@ def _architecture_name(spec: TrainSpec, parent: ModelPackage | None) -> str:
 
 
 def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageContract:
-    """Return the parent's contract, which its weights were trained on, unless one is named."""
-    if parent is not None and spec.contract is None and spec.image_size is None:
+    """Return the parent's contract, which its weights were trained on, unless one is named.
+
+    A network that is built on the parent has its own fit, and the parent's statistics and colours.
+    """
+    is_backbone = parent is not None and parent.manifest.architecture.name == backbone_of(name)
+    if parent is not None and not is_backbone and not (spec.contract or spec.image_size):
         return parent.contract
     with spec.naming("contract" if spec.contract is not None else "image_size"):
-        return default_contract(name, spec.contract, size=spec.image_size)
+        contract = default_contract(name, spec.contract, size=spec.image_size)
+    if parent is None or not is_backbone:
+        return contract
+    of_parent = parent.contract.model_dump(include={"mean", "std", "color", "value_range"})
+    return ImageContract.model_validate({**contract.model_dump(), **of_parent})
+
+
+def _require_whole_image(spec: TrainSpec, task: Task, contract: ImageContract) -> None:
+    """Refuse a contract that cuts places off for a task that says where things are.
+
+    Raises:
+        InputError: If it does.
+    """
+    if task.label_kind == "objects" and not contract.keeps_whole_image:
+        raise InputError(
+            f"{spec.name_of('contract')}: a {task.name} model needs the whole image, and "
+            f"{spec.contract or 'this contract'} crops it; name letterbox or whole-image."
+        )
 
 
 def _build_from_parent(
@@ -401,6 +429,8 @@ def _build_from_parent(
 ) -> nn.Module:
     """Build the parent's network; head and attributes are kept only if they are the same."""
     module = parent.build_module().train()
+    if parent.manifest.architecture.name != architecture.name:
+        return _on_backbone(parent, module, architecture)
     differ = parent.attributes != tuple(attributes)
     if differ and parent.attributes:
         module = drop_attributes(module)
@@ -408,6 +438,25 @@ def _build_from_parent(
         replace_head(module, parent.task.num_outputs, task.num_outputs)
     if differ and attributes:
         module = join_attributes(module, architecture)
+    return module
+
+
+def _on_backbone(
+    parent: ModelPackage, classifier: nn.Module, architecture: Architecture
+) -> nn.Module:
+    """Build a network on a classifier, which becomes its backbone.
+
+    Raises:
+        InputError: If the classifier was changed, so that its weights do not fit.
+    """
+    module = build(architecture)
+    try:
+        load_backbone(module, classifier.state_dict())
+    except RuntimeError:
+        raise InputError(
+            f"{parent.manifest.name} cannot be the backbone of {architecture.name}: its layers "
+            "have other sizes, as after pruning or with attributes; name another parent."
+        ) from None
     return module
 
 

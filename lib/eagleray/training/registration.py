@@ -173,13 +173,13 @@ def _reasons(contender: Contender, result: TrainResult, monitor: Monitor) -> tup
     targets = encode_targets(plan.task, train)
     losses = image_losses(plan.spec, plan.task, train.labels, torch.device("cpu"))
     some = targets[:: -(-len(targets) // _MAX_GUESSES)]
-    guessing = losses(torch.zeros(len(some), plan.task.num_outputs), some).mean()
+    uninformed = plan.task.uninformed_outputs(len(some))
     return reasons_not_learned(
         result,
         contender.tested.evaluation,
         monitor,
         targets,
-        guessing=float(guessing),
+        guessing=None if uninformed is None else float(losses(uninformed, some).mean()),
         # A pruned model may be a little worse than its parent, which is larger.
         parent=None if plan.spec.prune else contender.compare_with_parent(),
         # With a teacher, the training loss has a share that guessing lacks.

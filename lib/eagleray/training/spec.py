@@ -67,7 +67,8 @@ class TrainSpec(ReadFields):
     task: TaskName = spec_field(
         "multiclass",
         DATA,
-        "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
+        "Prediction task: binary, multiclass, multilabel, regression, detection, or one of an "
+        "extension.",
     )
     positive: str | None = spec_field(
         None, DATA, "Positive label of a binary task; default: the second in alphabetical order."
@@ -111,8 +112,8 @@ class TrainSpec(ReadFields):
     architecture: str | None = spec_field(
         None,
         MODEL,
-        "See `eagleray models architectures`, or an import path; default: resnet18, or the "
-        "parent's.",
+        "See `eagleray models architectures`, or an import path; default: the parent's, or "
+        "resnet18, and detector/resnet18 for detection.",
         names=Names.CODE,
     )
     pretrained: bool = spec_field(False, MODEL, "Start from published weights.")
@@ -246,6 +247,9 @@ class TrainSpec(ReadFields):
         "Import path of a transform of your own, such as my_transforms:augment.",
         names=Names.CODE,
     )
+    mosaic: Fraction = spec_field(
+        0.0, AUGMENTATION, "Probability of putting four images together (detection)."
+    )
     mixup: float = spec_field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
     cutmix: float = spec_field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)
 
@@ -359,6 +363,7 @@ class TrainSpec(ReadFields):
             raise ValueError(
                 f"loss {self.loss} is not for {self.task}; take {' or '.join(kind.losses)}"
             )
+        self._check_augmentation()
         used = {
             "label_smoothing": self.label_smoothing > 0,
             "class_weights": self.class_weights != "none",
@@ -386,6 +391,13 @@ class TrainSpec(ReadFields):
             )
         if self.mode != "auto" and self.monitor == "auto":
             raise ValueError("mode is that of a named metric: set monitor, or leave mode out")
+
+    def _check_augmentation(self) -> None:
+        """Refuse what moves pixels without their objects, and a mosaic of images without any."""
+        has_objects = task_class(self.task).label_kind == "objects"
+        for name in ("mixup", "cutmix", "randaugment") if has_objects else ("mosaic",):
+            if getattr(self, name):
+                raise ValueError(f"{name} is not for {self.task}; leave it out")
 
     @property
     def tag_values(self) -> dict[str, str]:

@@ -136,8 +136,10 @@ class Trainer:
             if self.input.teacher is None
             else Teacher(self.input.teacher, self.spec, self.input.task, self.context.device)
         )
-        self._train_metrics = (  # a mixed image has no label to compare a prediction with
-            None if self.spec.mixes_images else TaskMetrics(self.input.task, context=self.context)
+        # A mixed image has no label to compare a prediction with.
+        is_measured = self.input.task.measures_training and not self.spec.mixes_images
+        self._train_metrics = (
+            TaskMetrics(self.input.task, context=self.context) if is_measured else None
         )
         self._writer = CheckpointWriter(self._store, keep=self.spec.keep_checkpoints)
 
@@ -154,9 +156,10 @@ class Trainer:
             max_disk_fraction=self._max_disk_fraction,
         )
         attributes = encode_attributes(worker_input.attributes, images)
+        task = worker_input.task
         return ImageDataset(
             decoded,
-            encode_targets(worker_input.task, images),
+            task.targets_in_input(encode_targets(task, images), worker_input.contract),
             None if attributes is None else torch.from_numpy(attributes),
         )
 

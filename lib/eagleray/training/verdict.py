@@ -68,7 +68,7 @@ def reasons_not_learned(
     monitor: Monitor,
     train_targets: Tensor,
     *,
-    guessing: float,
+    guessing: float | None,
     parent: ComparedMetric | None = None,
     loss: str = "train_loss",
 ) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def reasons_not_learned(
         evaluation: Evaluation of the model on the test split.
         monitor: The metric that the run monitors.
         train_targets: Encoded targets (N, …) of the training split.
-        guessing: Loss of a network whose outputs are all 0.
+        guessing: Loss of a network whose outputs are all 0; None if that is not defined.
         parent: The comparison with the parent on the test images, if there is a parent of the same
             task and labels.
         loss: Metric of an epoch with the loss that is compared with guessing.
@@ -157,9 +157,11 @@ def _worse_than_parent(judge: Monitor, parent: ComparedMetric | None) -> str | N
     )
 
 
-def _diverged(epochs: Sequence[Mapping[str, float]], guessing: float, loss: str) -> str | None:
+def _diverged(
+    epochs: Sequence[Mapping[str, float]], guessing: float | None, loss: str
+) -> str | None:
     first, last = epochs[0][loss], epochs[-1][loss]
-    if not last > _MAX_LOSS_RATIO * guessing:
+    if guessing is None or not last > _MAX_LOSS_RATIO * guessing:
         return None
     since = f" after {first:.4g} in the first" if len(epochs) > 1 else ""
     return (

@@ -17,6 +17,7 @@ from eagleray.imaging import (
     NAMED_CONTRACTS,
     Exact,
     ImageContract,
+    Letterbox,
     ShortestSide,
     named_contract,
 )
@@ -30,13 +31,24 @@ positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infin
 ranges = st.tuples(finite, finite).filter(lambda pair: pair[0] < pair[1])
 
 
+_CROPS: dict[type, st.SearchStrategy[tuple[int, int] | None]] = {
+    ShortestSide: crops,
+    Exact: st.none() | crops,
+    Letterbox: st.none(),
+}
+
+
 @st.composite
 def contracts(draw: st.DrawFn) -> ImageContract:
     """Any valid contract."""
     color: Color = draw(st.sampled_from(["rgb", "gray"]))
     channels = 3 if color == "rgb" else 1
-    resize: ShortestSide | Exact = draw(
-        st.one_of(st.builds(ShortestSide, size=sides), st.builds(Exact, height=sides, width=sides))
+    resize: ShortestSide | Exact | Letterbox = draw(
+        st.one_of(
+            st.builds(ShortestSide, size=sides),
+            st.builds(Exact, height=sides, width=sides),
+            st.builds(Letterbox, height=sides, width=sides, fill=st.integers(0, 255)),
+        )
     )
     return ImageContract(
         formats=draw(st.lists(st.sampled_from(FORMATS), min_size=1).map(tuple)),
@@ -44,7 +56,7 @@ def contracts(draw: st.DrawFn) -> ImageContract:
         value_range=draw(st.none() | ranges),
         alpha=draw(st.sampled_from(["drop", "white", "black"])),
         resize=resize,
-        crop=draw(crops if isinstance(resize, ShortestSide) else st.none() | crops),
+        crop=draw(_CROPS[type(resize)]),
         resampler=draw(
             st.sampled_from(
                 [
@@ -157,6 +169,8 @@ DIGESTS = {
     ("fast", "gray"): ("4b934f8606263227a324da1e18350ac439de348f6f708ef561a2d74858d2b5df"),
     ("whole-image", "rgb"): ("70d2283affb7a11ab83846a4123739c5f750c957023f5e435ecf629085cd9898"),
     ("whole-image", "gray"): ("77327ad3098780bf6b95d4604cc0e7c24923da55587931da48245f7aac35f098"),
+    ("letterbox", "rgb"): ("825bfae9fe97a78929697df1a6cd2246c6a7138ef2748092a338fc8a739a759c"),
+    ("letterbox", "gray"): ("261d6515cc02dfd36349b6877a1e83bbce5dbb195fc6323aebb4062df0c7ab57"),
 }
 """Every model ever made under a name carries one of these: a change here orphans them all."""
 
@@ -220,7 +234,7 @@ def test_an_unknown_name_gets_the_nearest(name: str, nearest: list[str]) -> None
     assert caught.value.nearest == nearest
     message = str(caught.value)
     assert message.startswith(f"No image contract is named {name!r}.")
-    assert message.endswith("Known: torchvision-reference, fast, whole-image.")
+    assert message.endswith("Known: torchvision-reference, fast, whole-image, letterbox.")
     assert ("Nearest: " in message) == bool(nearest)
 
 

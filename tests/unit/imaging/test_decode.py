@@ -25,6 +25,7 @@ from eagleray.imaging import (
     NAMED_CONTRACTS,
     Exact,
     ImageContract,
+    Letterbox,
     ShortestSide,
     check_header,
     decode,
@@ -153,17 +154,22 @@ small_sides = st.integers(1, 300)
     height=small_sides,
     orientation=st.integers(1, 8),
     resize=st.builds(ShortestSide, size=st.integers(1, 120))
-    | st.builds(Exact, height=st.integers(1, 120), width=st.integers(1, 120)),
+    | st.builds(Exact, height=st.integers(1, 120), width=st.integers(1, 120))
+    | st.builds(Letterbox, height=st.integers(1, 120), width=st.integers(1, 120)),
 )
 def test_a_scaled_decode_has_every_pixel_that_the_resize_needs(
-    width: int, height: int, orientation: int, resize: ShortestSide | Exact
+    width: int, height: int, orientation: int, resize: ShortestSide | Exact | Letterbox
 ) -> None:
     data = oriented("jpeg", orientation, width=width, height=height)
-    under = ImageContract(resize=resize, crop=(8, 8), jpeg="scaled", resampler="opencv_linear")
+    crop = None if isinstance(resize, Letterbox) else (8, 8)
+    under = ImageContract(resize=resize, crop=crop, jpeg="scaled", resampler="opencv_linear")
     upright, full_width, full_height = _decode_upright(data, probe(data), under)
     rows, columns = np.asarray(upright).shape[:2]
     if isinstance(resize, Exact):
         wanted_rows, wanted_columns = resize.height, resize.width
+    elif isinstance(resize, Letterbox):
+        scale = min(resize.height / full_height, resize.width / full_width)
+        wanted_rows, wanted_columns = int(full_height * scale), int(full_width * scale)
     else:
         scale = resize.size / min(full_height, full_width)
         wanted_rows, wanted_columns = int(full_height * scale), int(full_width * scale)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
-from eagleray.imaging import Exact, ImageContract, ShortestSide, decode
+from eagleray.imaging import Exact, ImageContract, Letterbox, ShortestSide, decode
 from eagleray.imaging.geometry import Frame, frame_of
 
 CROPPED = ImageContract(resize=ShortestSide(size=64), crop=(48, 48))
 PADDED = ImageContract(resize=ShortestSide(size=32), crop=(40, 50))
 SQUEEZED = ImageContract(resize=Exact(height=60, width=90))
+LETTERBOX = ImageContract(resize=Letterbox(height=70, width=90, fill=0))
 
 
-@pytest.mark.parametrize("contract", [CROPPED, PADDED, SQUEEZED])
+@pytest.mark.parametrize("contract", [CROPPED, PADDED, SQUEEZED, LETTERBOX])
 @settings(max_examples=15, deadline=None)
 @given(width=st.integers(60, 300), height=st.integers(60, 300), seed=st.integers(0, 99))
 def test_a_bright_spot_is_found_again_in_the_original(
@@ -48,3 +50,76 @@ def test_a_bright_spot_is_found_again_in_the_original(
 
 def test_a_frame_without_resize_and_crop_changes_nothing() -> None:
     assert Frame(640, 480).to_original(3.5, 7.0) == (3.5, 7.0)
+
+
+_SIDES = st.integers(1, 400)
+_FITS = (
+    st.builds(Letterbox, height=_SIDES, width=_SIDES)
+    | st.builds(Exact, height=_SIDES, width=_SIDES)
+    | st.builds(ShortestSide, size=_SIDES)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    resize=_FITS,
+    width=st.integers(1, 5000),
+    height=st.integers(1, 5000),
+    x=st.floats(0, 1),
+    y=st.floats(0, 1),
+)
+def test_a_place_is_found_again_there_and_back(
+    resize: Letterbox | Exact | ShortestSide, width: int, height: int, x: float, y: float
+) -> None:
+    crop = (64, 64) if isinstance(resize, ShortestSide) else None
+    contract = ImageContract(resize=resize, crop=crop)
+    frame = frame_of(contract, width, height)
+    place = (x * width, y * height)
+    assert frame.to_original(*frame.to_input(*place)) == pytest.approx(place, abs=0.5)
+    if contract.keeps_whole_image:
+        across, down = frame.to_input(*place)
+        assert -1e-6 <= across <= contract.size[1] + 1e-6
+        assert -1e-6 <= down <= contract.size[0] + 1e-6
+
+
+@pytest.mark.parametrize("jpeg", ["exact", "scaled"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    "resize",
+    [Letterbox(height=80, width=120, fill=0), Exact(height=80, width=120)],
+    ids=lambda resize: resize.mode,
+)
+@settings(max_examples=4, deadline=None)
+@given(width=st.integers(200, 900), height=st.integers(200, 900), seed=st.integers(0, 99))
+def test_a_spot_of_a_turned_and_scaled_photograph_is_where_the_frame_says(
+    resize: Letterbox | Exact,
+    orientation: int,
+    jpeg: Literal["exact", "scaled"],
+    width: int,
+    height: int,
+    seed: int,
+) -> None:
+    draw = np.random.default_rng(seed)
+    side = 40
+    left, top = int(draw.integers(0, width - side)), int(draw.integers(0, height - side))
+    stored = np.zeros((height, width, 3), np.uint8)
+    stored[top : top + side, left : left + side] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(stored).save(buffer, "jpeg", quality=95, exif=exif)
+    contract = ImageContract(resize=resize, jpeg=jpeg)
+    image = decode(buffer.getvalue(), contract)
+    # Where Pillow's own transposition puts the spot.
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue()))))
+    rows, columns = np.nonzero(upright[:, :, 0] > 127)
+    place = (columns.mean() + 0.5, rows.mean() + 0.5)
+    frame = frame_of(contract, image.width, image.height)
+    inner = image.pixels[:, :, 0].astype(float)
+    down, across = np.indices(inner.shape)
+    weights = np.where(inner > 20, inner, 0)
+    found = (
+        (weights * (across + 0.5)).sum() / weights.sum(),
+        (weights * (down + 0.5)).sum() / weights.sum(),
+    )
+    assert frame.to_input(*place) == pytest.approx(found, abs=0.5)

@@ -67,9 +67,9 @@ def test_the_transform_is_a_part_of_the_augmentation_of_a_step() -> None:
     spec = small_spec("data", transform=AUGMENT)
     step = StepAugmentation(spec, epoch=1, step=2, num_images=4)
     pixels = noise(0)
-    first = step.apply(pixels, 3, (32, 32))
-    np.testing.assert_array_equal(first, step.apply(pixels, 3, (32, 32)))
-    assert not np.array_equal(first, step.apply(pixels, 2, (32, 32)))
+    first = step.apply(pixels, 3, (32, 32))[0]
+    np.testing.assert_array_equal(first, step.apply(pixels, 3, (32, 32))[0])
+    assert not np.array_equal(first, step.apply(pixels, 2, (32, 32))[0])
     assert not np.array_equal(first, pixels)
 
 

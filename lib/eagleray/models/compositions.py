@@ -1,0 +1,66 @@
+"""Networks that are built on the feature maps of a classifier, by a prefix of its name.
+
+detector/resnet18    a detector on the feature maps of resnet18
+
+register_composition(Composition("detector", build, contract="letterbox", size=416))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eagleray.core.extensions import Extensions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Composition", "backbone_of", "find_composition", "register_composition"]
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A network on the feature maps of a classifier.
+
+    Attributes:
+        prefix: What comes before the classifier's name and a slash.
+        build: Returns the network with random weights, given the architectures of the network and
+            of its backbone, and whether to run slow initialisers (`initialize`). Its part named
+            `backbone` has the weights of the classifier under their names.
+        contract: Name of the default image contract.
+        size: Side of the images of the default contract in pixels.
+    """
+
+    prefix: str
+    build: Callable[..., nn.Module]
+    contract: str
+    size: int
+
+
+_COMPOSITIONS: Extensions[Composition] = Extensions("composition")
+
+
+def register_composition(composition: Composition) -> None:
+    """Make a composition known by its prefix."""
+    _COMPOSITIONS.register(composition.prefix, composition)
+
+
+def find_composition(name: str) -> Composition | None:
+    """Return the composition that an architecture's name begins with, if it begins with one."""
+    prefix, slash, _ = name.partition("/")
+    return _COMPOSITIONS.registered(prefix) if slash else None
+
+
+def backbone_of(name: str) -> str | None:
+    """Return the name of the classifier that a composed network is built on; None for others."""
+    return name.partition("/")[2] if find_composition(name) is not None else None
+
+
+def _build_detector(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.detector import build_detector
+
+    return build_detector(*architectures, initialize=initialize)
+
+
+register_composition(Composition("detector", _build_detector, contract="letterbox", size=416))

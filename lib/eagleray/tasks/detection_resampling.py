@@ -1,0 +1,167 @@
+"""COCO's average precision of many resamples of the same images at once.
+
+Detections are matched and sorted once, for no weight of an image changes its matches. A resample
+then costs cumulative sums over the hits; a test holds the result to COCO's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eagleray.tasks.detection_boxes import DetectionSet, Doubles, Floats, Integers, detection_set
+from eagleray.tasks.detection_matching import COCO_IOUS, Matches, match_as_coco
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+__all__ = ["resampled_average_precision"]
+
+_RECALLS = np.linspace(0.0, 1.0, 101)
+"""The recalls that COCO interpolates precision at."""
+_TINY = np.spacing(1.0)
+_MAX_CELLS = 2_000_000
+"""Largest number of cells of an array: some eight of them are alive at a time, 16 MB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HitsOfIou:
+    """The hits of one label at one IoU, by falling score.
+
+    Attributes:
+        rows: Positions among the label's hits at any IoU, int64 (H,).
+        image: Image of each hit, int64 (H,).
+        ignored: How many detections of each image are ignored up to each of the label's hits since
+            the one before, sparse (U, N); None for none.
+    """
+
+    rows: Integers
+    image: Integers
+    ignored: csr_array | None
+
+
+@dataclass(frozen=True, slots=True)
+class _LabelHits:
+    """What of a label does not depend on the weights.
+
+    Attributes:
+        true: Number of true objects of each image, float64 (N,).
+        detections: How many detections of each image there are up to each of the label's hits
+            since the one before, sparse (U, N), where U counts the hits at any IoU.
+        by_iou: The hits at each IoU.
+    """
+
+    true: Doubles
+    detections: csr_array
+    by_iou: tuple[_HitsOfIou, ...]
+
+
+def resampled_average_precision(
+    outputs: Floats, targets: Floats, num_labels: int
+) -> Callable[[Floats], dict[str, Floats]]:
+    """Return a function from weights of the images to `map` and `map_50` of each resample.
+
+    With a weight of 1 for each image they are COCO's: 101 points of recall, 100 detections of an
+    image and label, objects of all sizes, crowds ignored. The function takes weights (R, N), how
+    often each image counts, and returns float64 (R,). A label without true objects in a resample is
+    in no mean of it; a resample without any has NaN.
+
+    Detections of an image that counts k times stand next to each other, k times each, in the order
+    of scores.
+
+    Args:
+        outputs: Detections (N, M, 6), as for `detection_set`.
+        targets: True objects (N, 1 + K, 6), as for `detection_set`.
+        num_labels: Number of labels.
+
+    Raises:
+        InputError: As `detection_set`.
+    """
+    data = detection_set(outputs, targets, num_labels)
+    matches = match_as_coco(data, COCO_IOUS)
+    ranked = data.ranked()
+    labels = [
+        _label_hits(data, matches, label, ranked[label])
+        for label in np.flatnonzero(data.num_true).tolist()
+    ]
+    largest = max([data.num_images, *(one.detections.shape[0] for one in labels)])
+    at_once = max(1, _MAX_CELLS // largest)
+
+    def metrics(weights: Floats) -> dict[str, Floats]:
+        chunks = [
+            _average_precisions(labels, weights[start : start + at_once].T)
+            for start in range(0, len(weights), at_once)
+        ]
+        values = np.concatenate([np.empty((2, 0)), *chunks], axis=1)
+        return {"map": values[0], "map_50": values[1]}
+
+    return metrics
+
+
+def _label_hits(data: DetectionSet, matches: Matches, label: int, ranked: Integers) -> _LabelHits:
+    hit, ignored, image = matches.hit[:, ranked], matches.ignored[:, ranked], data.image[ranked]
+    places = np.flatnonzero(hit.any(axis=0))
+    segment = np.searchsorted(places, np.arange(len(ranked)))
+    shape = (len(places), data.num_images)
+    by_iou = tuple(
+        _HitsOfIou(
+            rows=np.flatnonzero(own_hit[places]),
+            image=image[own_hit],
+            ignored=_counts(segment[out], image[out], shape) if out.any() else None,
+        )
+        for own_hit, out in zip(hit, ignored, strict=True)
+    )
+    own = (data.true_label == label) & ~data.crowd
+    true = np.bincount(data.true_image[own], minlength=data.num_images).astype(np.float64)
+    return _LabelHits(true, _counts(segment, image, shape), by_iou)
+
+
+def _counts(segment: Integers, image: Integers, shape: tuple[int, int]) -> csr_array:
+    """Count the detections of each segment and image; those after the last hit are left out."""
+    from scipy.sparse import coo_array
+
+    before = segment < shape[0]
+    cells = (segment[before], image[before])
+    return coo_array((np.ones(before.sum()), cells), shape=shape).tocsr()
+
+
+def _average_precisions(labels: list[_LabelHits], weights: npt.NDArray[Any]) -> Doubles:
+    """Return `map` and `map_50` (2, R) for weights (N, R)."""
+    weights = np.ascontiguousarray(weights, np.float64)
+    total = np.zeros((2, weights.shape[1]))
+    seen = np.zeros(weights.shape[1])
+    for label in labels:
+        true = label.true @ weights
+        passed = np.cumsum(label.detections @ weights, axis=0)
+        areas = [_area(hits, passed, true, weights) for hits in label.by_iou]
+        total += np.where(true > 0, [np.mean(areas, axis=0), areas[0]], 0.0)
+        seen += true > 0
+    return np.asarray(np.divide(total, seen, out=np.full_like(total, np.nan), where=seen > 0))
+
+
+def _area(hits: _HitsOfIou, passed: Doubles, true: Doubles, weights: Doubles) -> Doubles:
+    """Return the average precision of one label at one IoU (R,).
+
+    Args:
+        hits: The hits.
+        passed: Weight of the detections up to each hit at any IoU (U, R).
+        true: Weight of the true objects (R,).
+        weights: How often each image counts (N, R).
+    """
+    if not len(hits.rows):
+        return np.zeros(len(true))
+    counted = passed[hits.rows]
+    if hits.ignored is not None:
+        counted -= np.cumsum(hits.ignored @ weights, axis=0)[hits.rows]
+    found = np.cumsum(weights[hits.image], axis=0)
+    precision = found / (counted + _TINY)
+    recall = found / np.where(true > 0, true, 1.0)
+    best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    # Precision rises at hits only, so each point of recall takes that of the hit which reaches it.
+    reached = np.searchsorted(_RECALLS, recall, side="right")
+    points = np.diff(reached, axis=0, prepend=0)
+    return np.asarray((best * points).sum(axis=0) / len(_RECALLS))
