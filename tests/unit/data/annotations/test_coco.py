@@ -110,6 +110,16 @@ def test_files_of_splits_divide_the_data(tmp_path: Path) -> None:
     assert read_objects(str(tmp_path / "annotations/instances_val.json")).splits == ()
 
 
+def test_images_that_are_not_listed_are_reported(tmp_path: Path) -> None:
+    for name in ("1", "2", "3"):
+        write_image(tmp_path / f"{name}.png")
+    write(tmp_path / "labels.json", coco([{"bbox": [1, 2, 3, 4]}]))
+    assert read_objects(str(tmp_path)).notes[1:] == (
+        f"Not read: 2 images that no JSON lists (the first is {tmp_path}/2.png).",
+    )
+    assert read_objects(str(tmp_path / "labels.json")).notes[1:] == ()
+
+
 def test_a_name_of_two_images_is_not_guessed(tmp_path: Path) -> None:
     write_image(tmp_path / "c/1.png")
     write_image(tmp_path / "2.png")
