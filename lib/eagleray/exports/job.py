@@ -29,7 +29,7 @@ from eagleray.exports.process import CONVERT, RUN, Limits, run_step
 from eagleray.exports.spec import ExportSpec
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
-from eagleray.models.graph import require_one_output
+from eagleray.models.graph import require_graph_outputs
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.references import LoadedModel
 from eagleray.registry.registry import Registry
@@ -126,7 +126,7 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             "images only; serve it by `eagleray serve`."
         )
     if not manifest.has_graph:
-        require_one_output(package)
+        require_graph_outputs(package)
 
 
 def run_export(job: ExportJob, reporter: ProgressReporter) -> ExportFacts:

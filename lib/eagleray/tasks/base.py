@@ -163,6 +163,14 @@ class Task(BaseModel):
     def num_outputs(self) -> int:
         """Length of the network's output vector."""
 
+    @property
+    def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of a network's outputs for one image, by their names in a graph.
+
+        None stands for any length. A single tensor is named `logits`.
+        """
+        return {"logits": (self.num_outputs,)}
+
     @abstractmethod
     def encode(self, text: str) -> int | float | list[float] | list[list[float]]:
         """Return the target of a label as written in a table.
@@ -303,6 +311,14 @@ class Task(BaseModel):
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return a network's output as one tensor (N, …): probabilities, values, or objects."""
 
+    def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
+        """Return what an exported model returns: the activated outputs, as far as graphs go."""
+        return self.activate(outputs)
+
+    def finish_exported(self, outputs: NetworkOutput) -> Tensor:
+        """Return the activated outputs (N, …) of what an exported model returned."""
+        return only_tensor(outputs)
+
     @abstractmethod
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
         """Return the prediction of one image.
@@ -334,6 +350,19 @@ class Task(BaseModel):
     def max_difference(self, outputs: Floats, expected: Floats) -> float:
         """Return how far activated outputs are from those expected; NaN for NaN."""
         return float(np.abs(outputs - expected).max())
+
+    def mean_difference(self, outputs: Floats, expected: Floats) -> float:
+        """Return the mean difference of activated outputs (N, …) from those expected."""
+        return float(np.abs(outputs - expected).mean())
+
+    def variation(self, outputs: Floats) -> float | None:
+        """Return the mean absolute deviation of activated outputs (N, …) between images.
+
+        None for a single image, and where outputs of several images cannot be compared.
+        """
+        if len(outputs) < 2:
+            return None
+        return float(np.abs(outputs - outputs.mean(axis=0)).mean())
 
     def same_answer(self, prediction: Prediction, other: Prediction) -> bool:
         """Return whether two versions of a model predict the same, as callers see it."""
