@@ -125,6 +125,15 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             f"{', '.join(one.name for one in package.attributes)} beside images, and exports take "
             "images only; serve it by `eagleray serve`."
         )
+    names = package.task.exported_names
+    if names and not exporter.carries_several:
+        able = " or ".join(
+            name for name in EXPORTERS.names() if EXPORTERS.get(name).carries_several
+        )
+        raise InputError(
+            f"Model {manifest.name!r} has several outputs ({', '.join(names)}), and "
+            f"{exporter.title} exports have one; export it to {able}."
+        )
     if not manifest.has_graph:
         require_graph_outputs(package)
 

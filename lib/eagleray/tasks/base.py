@@ -101,6 +101,7 @@ class Task(BaseModel):
             `tasks.annotation`.
         output_names: Names of the tensors that a network returns; none for a single tensor. None
             takes whatever it returns.
+        exported_names: Names of the outputs of an exported model; none for a single one.
         default_architecture: Architecture of a network if none is named.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
@@ -118,6 +119,7 @@ class Task(BaseModel):
     has_positive: ClassVar[bool] = False
     label_kind: ClassVar[Literal["text", "objects"]] = "text"
     output_names: ClassVar[tuple[str, ...] | None] = None
+    exported_names: ClassVar[tuple[str, ...]] = ()
     default_architecture: ClassVar[str] = "resnet18"
     measures_training: ClassVar[bool] = True
 
@@ -312,7 +314,10 @@ class Task(BaseModel):
         """Return a network's output as one tensor (N, …): probabilities, values, or objects."""
 
     def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
-        """Return what an exported model returns: the activated outputs, as far as graphs go."""
+        """Return what an exported model returns: the activated outputs, as far as graphs go.
+
+        Several are those of `exported_names`.
+        """
         return self.activate(outputs)
 
     def finish_exported(self, outputs: NetworkOutput) -> Tensor:

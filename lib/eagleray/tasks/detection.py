@@ -95,6 +95,7 @@ class Detection(Task):
     has_many_labels: ClassVar[bool] = True
     label_kind: ClassVar[Literal["text", "objects"]] = "objects"
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
+    exported_names: ClassVar[tuple[str, ...]] = ("boxes", "scores")
     default_architecture: ClassVar[str] = "detector/resnet18"
     measures_training: ClassVar[bool] = False
 
