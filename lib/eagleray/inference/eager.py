@@ -65,11 +65,14 @@ def fuse_and_cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _fuse(module: nn.Module) -> nn.Module:
+    from torch.fx import symbolic_trace
     from torch.fx.experimental.optimization import fuse
 
     try:
         with _trace_lock.trace():
-            fused: nn.Module = fuse(module)
+            # A copied graph is in training mode again, whatever the original is in.
+            traced = symbolic_trace(module).eval()
+        fused: nn.Module = fuse(traced, inplace=True, no_trace=True)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return module  # it cannot be traced, as its forward pass depends on more than shapes
     return fused
