@@ -12,6 +12,7 @@ from eagleray.tasks import Outcome
 
 __all__ = [
     "BatchResponse",
+    "ImageExplanation",
     "ImagePrediction",
     "JobLogLine",
     "JobLogs",
@@ -32,6 +33,14 @@ class LabelScore(_Wire):
 
     label: str
     score: float
+
+
+class ImageExplanation(_Wire):
+    """Where the evidence for a label is: a heat map over the image."""
+
+    label: str = Field(description="The label that is explained: the predicted one.")
+    media_type: Literal["image/png"]
+    image: str = Field(description="The upright image under its heat map, a PNG file in base64.")
 
 
 class ImagePrediction(_Wire):
@@ -56,6 +65,9 @@ class ImagePrediction(_Wire):
         default=None, description="Reason code of a failure, as in batch results."
     )
     message: str | None = Field(default=None, description="A sentence about the failure.")
+    explanation: ImageExplanation | None = Field(
+        default=None, description="Explanation of the prediction, if the request has explain=true."
+    )
 
 
 class Timings(_Wire):
