@@ -379,6 +379,29 @@ class Task(BaseModel):
         """Return a prediction in one word, for lists of differences."""
         return "|".join(prediction.labels) or None
 
+    # --- explanation ---
+
+    def explained_label(self, prediction: Prediction) -> str:
+        """Return the label whose evidence explains a prediction.
+
+        Raises:
+            InputError: If the task has no labels.
+        """
+        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+
+    def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
+        """Return the evidence for a label before it becomes a probability: its logit (N,).
+
+        Args:
+            outputs: Output of the network (N, num_outputs).
+            label: One of the labels.
+
+        Raises:
+            InputError: If the task has no labels, or no logit for each.
+            UnknownNameError: If there is no such label.
+        """
+        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+
     # --- evaluation ---
 
     @property
