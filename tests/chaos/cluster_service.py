@@ -52,7 +52,7 @@ def kill_heads_of_service(hosted: Hosted, result: ScenarioResult, num_kills: int
     result.counts["requests"] += len(load.sent)
     for failure, count in load.failures().items():
         result.counts[f"failed: {failure}"] += count
-    result.notes.append(
+    result.add_note(
         f"{load.failures().total()} of {len(load.sent)} requests failed; the slowest response took "
         f"{load.slowest():.2f} s"
     )
@@ -68,7 +68,7 @@ async def _kill_under_load(
         for _ in range(num_kills):
             await asyncio.sleep(_SECONDS_BEFORE)
             await asyncio.to_thread(cluster.head.kill)
-            result.kills += 1
+            result.add_kill("the head")
             await asyncio.sleep(_SECONDS_BEFORE)
             await asyncio.to_thread(cluster.start_head)
             await asyncio.to_thread(cluster.wait_for_nodes, 1 + len(cluster.workers))

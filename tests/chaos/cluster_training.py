@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import tempfile
@@ -14,7 +15,7 @@ from tests.support.hosted import PROFILE, Hosted
 
 __all__ = ["kill_heads_of_training"]
 
-_OPTIONS = ["--name", "stripes", "--architecture", "lenet5", "--seed", "1", "--epochs", "30"]
+_OPTIONS = ["--name", "stripes", "--architecture", "lenet5", "--seed", "1", "--epochs", "12"]
 _MORE = ["--batch-size", "8", "--checkpoint-steps", "4", "--workers", "1", "--cluster", PROFILE]
 _SECONDS_TO_END = 300.0
 _MAX_KILLS_OF_A_RUN = 3
@@ -28,7 +29,7 @@ def kill_heads_of_training(hosted: Hosted, result: ScenarioResult, num_kills: in
     started = time.monotonic()
     reference = _finish(hosted, _submit(hosted, data))
     seconds = time.monotonic() - started
-    result.notes.append(f"an undisturbed run takes {seconds:.0f} s")
+    result.add_note(f"an undisturbed run takes {seconds:.0f} s")
     while result.kills < num_kills:
         job, run = _submit(hosted, data), ""
         for _ in range(min(_MAX_KILLS_OF_A_RUN, num_kills - result.kills)):
@@ -37,12 +38,14 @@ def kill_heads_of_training(hosted: Hosted, result: ScenarioResult, num_kills: in
                 break
             run = run or _run_of(_log(hosted, job))
             hosted.cluster.head.kill()
-            result.kills += 1
+            result.add_kill("the head")
             hosted.cluster.start_head()
             hosted.cluster.wait_for_nodes(1 + len(hosted.cluster.workers))
             job = _submit(hosted, data, run)
             result.resumes += 1
+            result.print_progress(f"{job} resumes {run}" if run else f"{job} begins again")
         result.outputs += 1
+        result.print_progress(f"waiting for {job}")
         if _finish(hosted, job) != reference:
             result.different += 1
 
@@ -57,13 +60,16 @@ def _submit(hosted: Hosted, data: str, run: str = "") -> str:
 
 
 def _finish(hosted: Hosted, job: str) -> str:
-    """Wait for the end of a job and return the digest of the package that it registered."""
+    """Wait for the end of a job and return the digest of the package that its run registered."""
     deadline = time.monotonic() + _SECONDS_TO_END
     while _info(hosted, job)["status"] in ("PENDING", "RUNNING"):
         if time.monotonic() > deadline:
             raise RuntimeError(f"{job} still runs: {_log(hosted, job)[-500:]}")
         time.sleep(0.5)
     log = _log(hosted, job)
+    if found := re.search(r"is complete: it registered (\S+) after", log):  # before the kill
+        said = hosted.cluster.head.run("eagleray", "models", "show", found[1], "--json").stdout
+        return str(json.loads(said)["digest"])
     found = re.search(r'"package_digest": "([^"]+)"', log)
     if found is None:
         raise RuntimeError(f"{job} has not registered a version: {log[-1000:]}")
