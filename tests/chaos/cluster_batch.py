@@ -222,6 +222,7 @@ def kill_heads(batches: Batches, result: ScenarioResult, num_kills: int) -> None
     cluster = batches.hosted.cluster
     result.add_note(f"an undisturbed job takes {batches.seconds:.0f} s")
     back, nodes, recorded = [], [], []
+    records = batches.records  # opening the database takes seconds
     while result.kills < num_kills:
         output, finished = batches.new_output(), Counter[str]()
         job = batches.submit(output)
@@ -236,7 +237,7 @@ def kill_heads(batches: Batches, result: ScenarioResult, num_kills: int) -> None
             back.append(time.monotonic() - started)
             result.counts[f"old job in Ray: {batches.state(job) or 'unknown'}"] += 1
             recorded.append(batches.wait_for_record(job))
-            result.counts[f"old job in its record: {batches.records.get(job).state}"] += 1
+            result.counts[f"old job in its record: {records.get(job).state}"] += 1
             nodes.append(_restart_lost_workers(batches, result) + time.monotonic() - started)
             job = batches.submit(output)
             result.resumes += 1
