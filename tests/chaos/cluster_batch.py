@@ -299,7 +299,8 @@ def cut_links(batches: Batches, result: ScenarioResult, num_kills: int) -> None:
         if state != "SUCCEEDED":
             result.faults.append(f"{output}: the job is {state}")
         batches.check(result, output, Counter(finished))
-        result.add_note(f"a link cut for {seconds:g} s: the job took {took:.0f} s")
+        duration = f"{seconds:g} s" if seconds < 1000 else "good"
+        result.add_note(f"a link cut for {duration}: the job took {took:.0f} s")
         time.sleep(max(0.0, started + seconds + 15 - time.monotonic()) if seconds < 1000 else 0)
         result.add_note(f"{cluster.num_nodes() - 1} workers are left")
         worker.kill()
