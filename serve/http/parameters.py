@@ -78,6 +78,11 @@ class PredictParameters(BaseModel):
     timeout_ms: float | None = Field(
         default=None, gt=0, le=600_000, description="Time limit of the request, in milliseconds."
     )
+    explain: bool = Field(
+        default=False,
+        description="Explain the prediction of the only image by a heat map over it. A replica "
+        "makes one explanation at a time.",
+    )
 
 
 def limits_for(parameters: PredictParameters, task: Task) -> tuple[CountLimit, ...]:

@@ -53,6 +53,11 @@ def predict_routes(service: ImageService) -> APIRouter:
         """
         body = await read_body(request, max_bytes=service.config.max_body_bytes)
         parameters = read_parameters(request, body.parameters)
+        if parameters.explain and len(body.images) != 1:
+            raise InputError(
+                f"explain is for one image, and the request has {len(body.images)}; send each in "
+                "a request of its own."
+            )
         result = await _predict(service, request, name, body, parameters)
         if body.is_single:
             _require_prediction(result)
@@ -77,9 +82,14 @@ def predict_routes(service: ImageService) -> APIRouter:
         require_json(request)
         body = parse_mlflow(await request.body())
         parameters = read_parameters(request, body.parameters)
+        if parameters.explain:
+            raise InputError("explain is a parameter of /v1/models/NAME/predict alone.")
         result = await _predict(service, request, name, body, parameters)
         response = result.as_json(
-            request_id="", top_k=parameters.top_k, threshold=parameters.threshold
+            request_id="",
+            top_k=parameters.top_k,
+            threshold=parameters.threshold,
+            limits=limits_for(parameters, result.loaded.manifest.task),
         )
         return JSONResponse({"predictions": response["results"]})
 
@@ -118,6 +128,7 @@ async def _predict(
             model=model,
             images=body.images,
             attributes=body.attributes,
+            explain=parameters.explain,
             application=client["application"],
             request_id=client["request_id"],
             deadline=time.monotonic() + seconds,

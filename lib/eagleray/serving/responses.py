@@ -14,6 +14,7 @@ from eagleray.tasks.limits import CountLimit, exceeded_limits
 
 __all__ = [
     "BatchResponse",
+    "ImageExplanation",
     "ImagePrediction",
     "JobLogLine",
     "JobLogs",
@@ -48,6 +49,14 @@ class ObjectFound(_Wire):
     height: float
 
 
+class ImageExplanation(_Wire):
+    """Where the evidence for a label is: a heat map over the image."""
+
+    label: str = Field(description="The label that is explained: the predicted one.")
+    media_type: Literal["image/png"]
+    image: str = Field(description="The upright image under its heat map, a PNG file in base64.")
+
+
 class ImagePrediction(_Wire):
     """The result of one image: `ok` with a prediction, or `failed` with a reason."""
 
@@ -80,6 +89,9 @@ class ImagePrediction(_Wire):
         default=None, description="Reason code of a failure, as in batch results."
     )
     message: str | None = Field(default=None, description="A sentence about the failure.")
+    explanation: ImageExplanation | None = Field(
+        default=None, description="Explanation of the prediction, if the request has explain=true."
+    )
 
 
 class Timings(_Wire):

@@ -101,6 +101,7 @@ class Task(BaseModel):
         has_positive: Whether one label is the positive, which `with_positive` chooses.
         output_names: Names of the tensors that a network returns; none for a single tensor. None
             takes whatever it returns.
+        exported_names: Names of the outputs of an exported model; none for a single one.
         default_architecture: Architecture of a network if none is named.
         counts_objects: Whether `counts` returns how many objects of each label an image has.
         measures_training: Whether the metrics of an epoch are also computed over its training
@@ -119,6 +120,7 @@ class Task(BaseModel):
     fitted: ClassVar[frozenset[str]] = frozenset()
     has_positive: ClassVar[bool] = False
     output_names: ClassVar[tuple[str, ...] | None] = None
+    exported_names: ClassVar[tuple[str, ...]] = ()
     default_architecture: ClassVar[str] = "resnet18"
     counts_objects: ClassVar[bool] = False
     measures_training: ClassVar[bool] = True
@@ -164,6 +166,14 @@ class Task(BaseModel):
     @abstractmethod
     def num_outputs(self) -> int:
         """Length of the network's output vector."""
+
+    @property
+    def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of a network's outputs for one image, by their names in a graph.
+
+        None stands for any length. A single tensor is named `logits`.
+        """
+        return {"logits": (self.num_outputs,)}
 
     @abstractmethod
     def encode(self, text: str) -> int | float | list[float] | list[list[float]]:
@@ -305,6 +315,17 @@ class Task(BaseModel):
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return a network's output as one tensor (N, …): probabilities, values, or objects."""
 
+    def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
+        """Return what an exported model returns: the activated outputs, as far as graphs go.
+
+        Several are those of `exported_names`.
+        """
+        return self.activate(outputs)
+
+    def finish_exported(self, outputs: NetworkOutput) -> Tensor:
+        """Return the activated outputs (N, …) of what an exported model returned."""
+        return only_tensor(outputs)
+
     @abstractmethod
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
         """Return the prediction of one image.
@@ -337,6 +358,19 @@ class Task(BaseModel):
         """Return how far activated outputs are from those expected; NaN for NaN."""
         return float(np.abs(outputs - expected).max())
 
+    def mean_difference(self, outputs: Floats, expected: Floats) -> float:
+        """Return the mean difference of activated outputs (N, …) from those expected."""
+        return float(np.abs(outputs - expected).mean())
+
+    def variation(self, outputs: Floats) -> float | None:
+        """Return the mean absolute deviation of activated outputs (N, …) between images.
+
+        None for a single image, and where outputs of several images cannot be compared.
+        """
+        if len(outputs) < 2:
+            return None
+        return float(np.abs(outputs - outputs.mean(axis=0)).mean())
+
     def same_answer(self, prediction: Prediction, other: Prediction) -> bool:
         """Return whether two versions of a model predict the same, as callers see it."""
         return prediction.labels == other.labels
@@ -344,6 +378,29 @@ class Task(BaseModel):
     def describe(self, prediction: Prediction) -> str | None:
         """Return a prediction in one word, for lists of differences."""
         return "|".join(prediction.labels) or None
+
+    # --- explanation ---
+
+    def explained_label(self, prediction: Prediction) -> str:
+        """Return the label whose evidence explains a prediction.
+
+        Raises:
+            InputError: If the task has no labels.
+        """
+        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+
+    def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
+        """Return the evidence for a label before it becomes a probability: its logit (N,).
+
+        Args:
+            outputs: Output of the network (N, num_outputs).
+            label: One of the labels.
+
+        Raises:
+            InputError: If the task has no labels, or no logit for each.
+            UnknownNameError: If there is no such label.
+        """
+        raise InputError(f"A {self.name} model predicts no label that could be explained.")
 
     # --- evaluation ---
 

@@ -101,6 +101,7 @@ class Detection(Task):
     has_many_labels: ClassVar[bool] = True
     label_kind: ClassVar[Literal["text", "objects"]] = "objects"
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
+    exported_names: ClassVar[tuple[str, ...]] = ("boxes", "scores")
     default_architecture: ClassVar[str] = "detector/resnet18"
     counts_objects: ClassVar[bool] = True
     measures_training: ClassVar[bool] = False
@@ -157,6 +158,11 @@ class Detection(Task):
         """One logit for each label."""
         return len(self.labels)
 
+    @property
+    def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Candidate boxes, and a logit of each label for each of them."""
+        return {"boxes": (None, 4), "logits": (None, self.num_outputs)}
+
     def encode(self, text: str) -> list[list[float]]:
         """Return the target rows of an image: its size, and its objects."""
         return encode_annotation(parse_annotation(text), self.labels)
@@ -212,10 +218,19 @@ class Detection(Task):
 
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return detections (N, max_objects, 6) in pixels of the input, best first."""
+        return self.finish_exported(self.exported_outputs(outputs))
+
+    def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
+        """Return the candidate boxes, and the score of each label for each of them."""
+        assert isinstance(outputs, Mapping)
+        return {"boxes": outputs["boxes"], "scores": outputs["logits"].sigmoid()}
+
+    def finish_exported(self, outputs: NetworkOutput) -> Tensor:
+        """Choose the objects among the candidates (N, max_objects, 6)."""
         assert isinstance(outputs, Mapping)
         return select_objects(
             outputs["boxes"],
-            outputs["logits"].sigmoid(),
+            outputs["scores"],
             max_objects=self.max_objects,
             min_score=self.min_score,
             max_overlap=self.max_overlap,
@@ -261,12 +276,23 @@ class Detection(Task):
 
     def max_difference(self, outputs: Floats, expected: Floats) -> float:
         """Return the largest difference between the objects of two images of a pair."""
+        return float(np.max(self._differences(outputs, expected)))
+
+    def mean_difference(self, outputs: Floats, expected: Floats) -> float:
+        """Return the mean difference between the objects of two images of a pair."""
+        return float(np.mean(self._differences(outputs, expected)))
+
+    def variation(self, outputs: Floats) -> float | None:
+        """Return None: no object of one image is that of another."""
+        return None
+
+    def _differences(self, outputs: Floats, expected: Floats) -> list[float]:
         pairs = zip(
             outputs.reshape(-1, *self.output_shape),
             expected.reshape(-1, *self.output_shape),
             strict=True,
         )
-        return float(np.max([object_difference(rows, wanted) for rows, wanted in pairs]))
+        return [object_difference(rows, wanted) for rows, wanted in pairs]
 
     def same_answer(self, prediction: Prediction, other: Prediction) -> bool:
         """Return whether both report as many objects of each label."""
