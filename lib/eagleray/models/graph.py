@@ -160,7 +160,7 @@ def takes_one_image(content: bytes) -> bool:
         for one in _parse(content).graph.input
         if one.name == IMAGES_INPUT
     }
-    return lengths[IMAGES_INPUT] == 1
+    return bool(lengths[IMAGES_INPUT] == 1)
 
 
 def check_graph(where: str, content: bytes, manifest: ModelManifest) -> None:
