@@ -18,7 +18,7 @@ from eagleray.inference.engine import ENGINES, Run, make_network, with_num_threa
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import ModelPackage
 
-__all__ = ["EagerEngine", "fuse_and_cast"]
+__all__ = ["EagerEngine", "forward_pass", "fuse_and_cast"]
 
 
 class EagerEngine:
@@ -118,3 +118,8 @@ class _TraceLock:
 
 
 _trace_lock = _TraceLock()
+
+
+def forward_pass() -> contextlib.AbstractContextManager[None]:
+    """Let a block run a network of PyTorch while other threads prepare engines."""
+    return _trace_lock.forward_pass()

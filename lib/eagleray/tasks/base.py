@@ -29,7 +29,7 @@ from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import Section
+from eagleray.tasks.page import Box, Section
 from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
@@ -95,14 +95,15 @@ class Task(BaseModel):
         label_coverage: Parts of a split that need every label: `all`, the `train` part, or `none`.
             A split is stratified for `all`.
         has_many_labels: Whether several labels of an image can hold.
+        label_kind: What the label of an image is: a text of a table or a folder, or the objects in
+            it, in the form of `tasks.annotation`, which label formats such as COCO are read into.
         fitted: Of `temperature` and `thresholds` those that validation images determine.
         has_positive: Whether one label is the positive, which `with_positive` chooses.
-        label_kind: What the label of an image is: a `text`, or its `objects` in the form of
-            `tasks.annotation`.
         output_names: Names of the tensors that a network returns; none for a single tensor. None
             takes whatever it returns.
         exported_names: Names of the outputs of an exported model; none for a single one.
         default_architecture: Architecture of a network if none is named.
+        counts_objects: Whether `counts` returns how many objects of each label an image has.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
     """
@@ -115,12 +116,13 @@ class Task(BaseModel):
     target_dtype: ClassVar[Literal["float32", "int64"]] = "float32"
     label_coverage: ClassVar[Literal["all", "train", "none"]] = "none"
     has_many_labels: ClassVar[bool] = False
+    label_kind: ClassVar[Literal["text", "objects"]] = "text"
     fitted: ClassVar[frozenset[str]] = frozenset()
     has_positive: ClassVar[bool] = False
-    label_kind: ClassVar[Literal["text", "objects"]] = "text"
     output_names: ClassVar[tuple[str, ...] | None] = None
     exported_names: ClassVar[tuple[str, ...]] = ()
     default_architecture: ClassVar[str] = "resnet18"
+    counts_objects: ClassVar[bool] = False
     measures_training: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # pydantic would take them for fields of this class
@@ -377,6 +379,29 @@ class Task(BaseModel):
         """Return a prediction in one word, for lists of differences."""
         return "|".join(prediction.labels) or None
 
+    # --- explanation ---
+
+    def explained_label(self, prediction: Prediction) -> str:
+        """Return the label whose evidence explains a prediction.
+
+        Raises:
+            InputError: If the task has no labels.
+        """
+        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+
+    def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
+        """Return the evidence for a label before it becomes a probability: its logit (N,).
+
+        Args:
+            outputs: Output of the network (N, num_outputs).
+            label: One of the labels.
+
+        Raises:
+            InputError: If the task has no labels, or no logit for each.
+            UnknownNameError: If there is no such label.
+        """
+        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+
     # --- evaluation ---
 
     @property
@@ -492,10 +517,23 @@ class Task(BaseModel):
             "top_k": pa.list_(pa.struct({"label": pa.string(), "score": pa.float32()})),
         }
 
+    @classmethod
+    def label_types(cls) -> dict[str, pa.DataType]:
+        """Return the types of the columns of one label each, by the prefix of their names."""
+        import pyarrow as pa
+
+        return {SCORE_PREFIX: pa.float32()}
+
+    @property
+    def result_bytes(self) -> int:
+        """About how many bytes the columns of `result_fields` take in a row."""
+        return 4 * len(self.labels)
+
     def result_fields(self) -> list[pa.Field]:
         """Return the columns of a batch job's result table between `message` and `width`.
 
-        They are those of `result_types`, and float32 columns whose names begin with `score_`.
+        They are those of `result_types`, and columns of one label each, named by a prefix of
+        `label_types` and the label.
         """
         import pyarrow as pa
 
@@ -515,6 +553,19 @@ class Task(BaseModel):
             "value": prediction.value,
             "top_k": self._top(prediction, top_k),
         }
+
+    def counts(self, prediction: Prediction) -> Mapping[str, int]:
+        """Return the number of objects of each label, for a task that `counts_objects`."""
+        raise NotImplementedError
+
+    def boxes(self, prediction: Prediction, threshold: float | None) -> tuple[Box, ...]:
+        """Return the objects of an image as they are drawn, for a task that `counts_objects`.
+
+        Args:
+            prediction: The prediction.
+            threshold: Lowest score of an object; None for the task's own.
+        """
+        raise NotImplementedError
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None

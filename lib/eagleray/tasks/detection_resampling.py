@@ -1,7 +1,7 @@
 """COCO's average precision of many resamples of the same images at once.
 
-Detections are matched and sorted once, for no weight of an image changes its matches. A resample
-then costs cumulative sums over the hits; a test holds the result to COCO's.
+Detections are matched and sorted once, because weights of images change no match. A resample then
+costs cumulative sums over the hits; tests hold the result to pycocotools'.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class _HitsOfIou:
     """The hits of one label at one IoU, by falling score.
 
     Attributes:
-        rows: Positions among the label's hits at any IoU, int64 (H,).
+        rows: Positions of the hits among the label's hits at any IoU, int64 (H,).
         image: Image of each hit, int64 (H,).
-        ignored: How many detections of each image are ignored up to each of the label's hits since
-            the one before, sparse (U, N); None for none.
+        ignored: Number of ignored detections of each image, in the segments of
+            `_LabelHits.detections`, sparse (U, N); None if none is ignored.
     """
 
     rows: Integers
@@ -46,12 +46,12 @@ class _HitsOfIou:
 
 @dataclass(frozen=True, slots=True)
 class _LabelHits:
-    """What of a label does not depend on the weights.
+    """The true objects and the detections of one label, without any weights.
 
     Attributes:
         true: Number of true objects of each image, float64 (N,).
-        detections: How many detections of each image there are up to each of the label's hits
-            since the one before, sparse (U, N), where U counts the hits at any IoU.
+        detections: Number of detections of each image in each segment, sparse (U, N). Each of the
+            U hits at any IoU ends a segment of the detections by falling score.
         by_iou: The hits at each IoU.
     """
 
@@ -70,8 +70,8 @@ def resampled_average_precision(
     often each image counts, and returns float64 (R,). A label without true objects in a resample is
     in no mean of it; a resample without any has NaN.
 
-    Detections of an image that counts k times stand next to each other, k times each, in the order
-    of scores.
+    An image with a weight of k counts as k copies of it; each of its detections is ranked as k
+    detections in a row.
 
     Args:
         outputs: Detections (N, M, 6), as for `detection_set`.
