@@ -55,7 +55,8 @@ class EvaluateSpec(ReadFields, LabelledFields):
         words = [storage.absolute(self.data)]
         for name in (*LabelledFields.model_fields, "split"):
             value = getattr(self, name)
-            for text in value if isinstance(value, tuple) else (value,):
-                if text is not None and name != "data":
-                    words += [f"--{name.replace('_', '-')}", text]
+            if name == "data" or value == type(self).model_fields[name].get_default():
+                continue
+            for item in value if isinstance(value, tuple) else (value,):
+                words += [f"--{name.replace('_', '-')}", str(item)]
         return tuple(words)
