@@ -23,7 +23,9 @@ _COLORS = ("#d73027", "#4575b4", "#f46d43", "#762a83", "#01665e", "#c51b7d")
 _FONT_SIZE = 12
 
 
-def draw_boxes(data: bytes, boxes: Sequence[Box], *, side: int) -> Image.Image:
+def draw_boxes(
+    data: bytes, boxes: Sequence[Box], *, side: int, kinds: Sequence[str] = ()
+) -> Image.Image:
     """Draw boxes over an image that is made smaller, but never larger.
 
     Labels are drawn in green, predictions in a colour for each label.
@@ -32,6 +34,8 @@ def draw_boxes(data: bytes, boxes: Sequence[Box], *, side: int) -> Image.Image:
         data: The encoded image.
         boxes: The boxes, in pixels of the upright original.
         side: Longest side of the picture in pixels.
+        kinds: Labels in the order of their colours; those of the boxes in alphabetical order if
+            there are none.
 
     Raises:
         BadImageError: If the image cannot be decoded.
@@ -52,7 +56,8 @@ def draw_boxes(data: bytes, boxes: Sequence[Box], *, side: int) -> Image.Image:
     scale_x, scale_y = picture.width / decoded.width, picture.height / decoded.height
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(_FONT_SIZE)
-    colors = dict(zip(_kinds(boxes), _COLORS * len(boxes), strict=False))
+    kinds = kinds or _kinds(boxes)
+    colors = {kind: _COLORS[place % len(_COLORS)] for place, kind in enumerate(kinds)}
     for box in sorted(boxes, key=lambda one: not one.is_true):
         edges = (
             box.x * scale_x,
@@ -78,14 +83,18 @@ def _kinds(boxes: Sequence[Box]) -> list[str]:
 
 def pictures_with_boxes(uris: Sequence[str], boxes: Sequence[Sequence[Box]]) -> list[str | None]:
     """Return pictures of images with boxes as `data:` URIs; None for one that cannot be decoded."""
-    return list(read_ahead(_picture, list(zip(uris, boxes, strict=True))))
+    kinds = _kinds([box for some in boxes for box in some])
+
+    def picture(item: tuple[str, Sequence[Box]]) -> str | None:
+        return _picture(*item, kinds)
+
+    return list(read_ahead(picture, list(zip(uris, boxes, strict=True))))
 
 
-def _picture(item: tuple[str, Sequence[Box]]) -> str | None:
-    uri, boxes = item
+def _picture(uri: str, boxes: Sequence[Box], kinds: Sequence[str]) -> str | None:
     try:
         data = fetch_image(uri, ImageContract(formats=FORMATS, resize=Letterbox(height=1, width=1)))
-        picture = draw_boxes(data, boxes, side=_SIDE)
+        picture = draw_boxes(data, boxes, side=_SIDE, kinds=kinds)
     except BadImageError:
         return None
     buffer = io.BytesIO()
