@@ -54,12 +54,15 @@ _PASS_EVERYTHING_ON = {
 
 PROGRAMS = {
     name: f"eagleray.jobs.{name}"
-    for name in ("inspect", "train", "tune", "evaluate", "predict", "pack", "doctor", "demo")
+    for name in (
+        *("inspect", "convert", "train", "tune", "evaluate", "predict", "pack", "doctor", "demo"),
+    )
 } | {"serve": "eagleray.serve.run", "gateway": "eagleray.serve.gateway.run"}
 """The module of each command that is a program of its own."""
 
 _SUMMARIES = {
     "inspect": "Inspect labelled images before training: a split and a page.",
+    "convert": "Convert labels of objects from one format to another.",
     "train": "Train a model on several workers and register it.",
     "tune": "Try many specifications, stop the poor ones early, register the best.",
     "evaluate": "Measure a model on labelled images: metrics, KPIs and a page.",

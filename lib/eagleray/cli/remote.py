@@ -28,7 +28,7 @@ __all__ = [
 
 _FLAG: Final = "--cluster"
 _DETACH: Final = "--detach"
-_STAYS_HERE: Final = frozenset({"demo", "serve", "gateway"})
+_STAYS_HERE: Final = frozenset({"convert", "demo", "serve", "gateway"})
 
 
 def run_on_cluster(program: str, module: str, words: Sequence[str]) -> list[str]:

@@ -144,6 +144,7 @@ def _read(spec: InspectSpec, location: str) -> LabelledImages:
         separator=spec.separator,
         task=spec.task,
         policy=spec.path_policy,
+        max_invalid=spec.max_invalid,
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["SPLIT_WORDS", "Labels"]
+__all__ = ["MAX_INVALID", "SPLIT_WORDS", "Labels"]
+
+MAX_INVALID = 0.1
+"""Share of invalid objects, and of invalid images, that is left out by default."""
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),

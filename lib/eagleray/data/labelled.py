@@ -3,6 +3,8 @@
     flowers/rose/1.jpg      a folder, a pattern or an archive: the first folder is the label
     path,label,camera       a table, or a folder of tables: a column of images or their locations,
     a.jpg,rose,north        and one of labels; the others are attributes
+    cells/images/1.jpg      for tasks that say where things are: a label format such as COCO,
+    cells/labels/1.txt      which becomes the JSON of `tasks.annotation`; a table may have that too
 
 Labels stay the text that was written, trimmed: a class, `a|b` where several hold, or a number.
 """
@@ -18,8 +20,10 @@ from typing import Any
 import pyarrow as pa
 
 from eagleray.core.errors import InputError
+from eagleray.data.annotations.reading import LABEL_FORMATS, read_annotations
 from eagleray.data.class_folders import read_class_folders
 from eagleray.data.label_columns import LabelColumns
+from eagleray.data.label_format import MAX_INVALID
 from eagleray.data.label_texts import look_alike
 from eagleray.io import storage
 from eagleray.io.read_ahead import read_ahead
@@ -32,6 +36,7 @@ __all__ = [
     "encode_labels",
     "join_images",
     "read_labelled",
+    "read_objects",
     "require_enough",
 ]
 
@@ -127,6 +132,7 @@ def read_labelled(
     separator: str | None = None,
     task: str | None = None,
     policy: storage.PathPolicy = _ANY,
+    max_invalid: float = MAX_INVALID,
 ) -> LabelledImages:
     """Read labelled images from any source of inputs.
 
@@ -143,6 +149,8 @@ def read_labelled(
         task: Name of the task to read labels for; None for any. Only some tasks, such as
             `multilabel`, have several labels of an image.
         policy: Which locations may be read, also of those that a table names.
+        max_invalid: Share of invalid objects, and of invalid images, that is left out of a label
+            format; more are refused.
 
     Raises:
         InputError: If it is not there, is empty, has no labels, or may not be read.
@@ -152,6 +160,80 @@ def read_labelled(
             "Labels are in one column (--label-column, --separator) or in a column of 0 and 1 for "
             "each (--label-columns); name one kind of the two."
         )
+    if task is not None and task_class(task).label_kind == "objects":
+        if label_columns or separator:
+            raise InputError(
+                f"The labels of a {task} task are objects; leave out --label-columns and "
+                "--separator, which are for labels of whole images."
+            )
+        return read_objects(
+            location,
+            uri_column=uri_column,
+            label_column=label_column,
+            policy=policy,
+            max_invalid=max_invalid,
+        )
+    return _read_texts(
+        location, uri_column, label_column, tuple(label_columns), separator, task, policy
+    )
+
+
+def read_objects(
+    location: str,
+    *,
+    uri_column: str | None = None,
+    label_column: str | None = None,
+    policy: storage.PathPolicy = _ANY,
+    max_invalid: float = MAX_INVALID,
+) -> LabelledImages:
+    """Read images whose labels are the objects in them, as the JSON of `tasks.annotation`.
+
+    Args:
+        location: A folder with a label format, a file of COCO's JSON, or a table whose column of
+            labels has the JSON already.
+        uri_column: Table column of the locations or the images.
+        label_column: Table column of the labels.
+        policy: Which locations may be read.
+        max_invalid: Share of invalid objects, and of invalid images, that is left out of a label
+            format; more are refused.
+
+    Raises:
+        InputError: If it is not there, has no labels of a known format, or may not be read.
+    """
+    found = read_annotations(location, policy=policy, max_invalid=max_invalid)
+    if found is None:
+        if not _is_table(location, uri_column, policy):
+            raise InputError(
+                f"{location} has no labels of objects: it is neither a table nor a folder in one "
+                f"of the formats {', '.join(LABEL_FORMATS)}; docs/detection.md shows their layouts."
+            )
+        return _read_texts(location, uri_column, label_column, (), None, None, policy)
+    if uri_column or label_column:
+        raise InputError(
+            f"{location} is not a table but has a label format; columns are for tables."
+        )
+    return LabelledImages(
+        uris=tuple(one.image.uri for one in found.images),
+        labels=tuple(one.annotation.to_text() for one in found.images),
+        versions=tuple(one.image.version for one in found.images),
+        splits=found.splits,
+        notes=found.notes,
+    )
+
+
+def _is_table(location: str, uri_column: str | None, policy: storage.PathPolicy) -> bool:
+    return open_inputs(InputSpec((location,), uri_column, policy, unpack=False)).root is None
+
+
+def _read_texts(
+    location: str,
+    uri_column: str | None,
+    label_column: str | None,
+    label_columns: Sequence[str],
+    separator: str | None,
+    task: str | None,
+    policy: storage.PathPolicy,
+) -> LabelledImages:
     listing = open_inputs(InputSpec((location,), uri_column, policy, unpack=False))
     if listing.root is not None and (uri_column or label_column or label_columns or separator):
         raise InputError(

@@ -7,14 +7,16 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from eagleray.core.spec import Names, Spec, Texts, spec_field
+from eagleray.data.label_format import MAX_INVALID
 from eagleray.imaging import NAMED_CONTRACTS
 from eagleray.io.spec_fields import ReadFields
 from eagleray.tasks import TaskName
 
-__all__ = ["DATA", "Fraction", "InspectSpec", "LabelledFields", "SplitFields"]
+__all__ = ["DATA", "Fraction", "InspectSpec", "LabelledFields", "MaxInvalid", "SplitFields"]
 
 DATA, REPORT = "Data", "Report"
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+MaxInvalid = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class LabelledFields(Spec):
@@ -28,6 +30,11 @@ class LabelledFields(Spec):
     label_columns: Texts = spec_field((), DATA, "Column of 0 and 1 that is named after its label.")
     separator: str | None = spec_field(
         None, DATA, "Separator of several labels in one column, if not a |."
+    )
+    max_invalid: MaxInvalid = spec_field(
+        MAX_INVALID,
+        DATA,
+        "Maximum fraction of invalid objects, and of images with invalid labels.",
     )
 
 

@@ -218,6 +218,7 @@ def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
         separator=spec.separator,
         task=task,
         policy=spec.path_policy,
+        max_invalid=spec.max_invalid,
     )
     if spec.split is not None:
         images = take_named_split(images, spec.split, spec.data)

@@ -11,7 +11,7 @@ a crowd, COCO's `iscrowd`, stands for many objects that are not told apart.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -21,10 +21,12 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 from eagleray.core.errors import InputError
 from eagleray.core.validation import first_validation_error
+from eagleray.tasks.run_lengths import decode_runs
 
 __all__ = ["MAX_OBJECTS", "Annotation", "Mask", "TrueObject", "parse_annotation"]
 
@@ -41,7 +43,12 @@ class _Frozen(BaseModel):
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit what is not set: most objects have a box only."""
         fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if value not in (None, False)}
+        # By identity: a box at the edge has an x of 0.0, which equals False.
+        return {
+            name: value
+            for name, value in fields.items()
+            if value is not None and value is not False
+        }
 
 
 class Mask(_Frozen):
@@ -54,6 +61,12 @@ class Mask(_Frozen):
 
     size: tuple[Side, Side]
     counts: Annotated[str, Field(max_length=10_000_000)]
+
+    @model_validator(mode="after")
+    def _runs_fit(self) -> Self:
+        """Check the runs: COCO's tools, which decode them later, trust them."""
+        decode_runs(self.counts, *self.size)
+        return self
 
 
 class TrueObject(_Frozen):

@@ -97,8 +97,8 @@ class Task(BaseModel):
         has_many_labels: Whether several labels of an image can hold.
         fitted: Of `temperature` and `thresholds` those that validation images determine.
         has_positive: Whether one label is the positive, which `with_positive` chooses.
-        label_kind: What the label of an image is: a `text`, or its `objects` in the form of
-            `tasks.annotation`.
+        label_kind: What the label of an image is: a text of a table or a folder, or the objects in
+            it, in the form of `tasks.annotation`, which label formats such as COCO are read into.
         output_names: Names of the tensors that a network returns; none for a single tensor. None
             takes whatever it returns.
         default_architecture: Architecture of a network if none is named.

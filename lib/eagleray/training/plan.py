@@ -193,6 +193,7 @@ def _read_data(spec: TrainSpec, location: str) -> LabelledImages:
         separator=spec.separator,
         task=spec.task,
         policy=spec.path_policy,
+        max_invalid=spec.max_invalid,
     )
     require_enough(images, spec.task, location)
     with spec.naming("attributes"):

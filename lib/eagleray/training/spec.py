@@ -24,6 +24,7 @@ from eagleray.core.extensions import is_import_path
 from eagleray.core.names import ModelName
 from eagleray.core.spec import Names, Texts, panel_of, spec_field, worker_range
 from eagleray.core.types import DeviceChoice
+from eagleray.data.label_format import MAX_INVALID
 from eagleray.io.spec_fields import S3_PANEL, SOURCES_PANEL, ReadFields
 from eagleray.io.yaml_fields import read_fields
 from eagleray.tasks import LossOptions, TaskName, task_class
@@ -100,6 +101,11 @@ class TrainSpec(ReadFields):
     )
     max_unreadable: Fraction = spec_field(
         0.05, DATA, "Maximum fraction of images that cannot be decoded."
+    )
+    max_invalid: Fraction = spec_field(
+        MAX_INVALID,
+        DATA,
+        "Maximum fraction of invalid objects, and of images with invalid labels.",
     )
 
     name: ModelName = spec_field(..., MODEL, "Name of the registered model.")

@@ -35,7 +35,9 @@ SPECS: Final[Mapping[str, type[Spec]]] = {
 }
 """The specification of each command."""
 
-_LABELS: Final = frozenset({"data", "column", "label_column", "label_columns", "separator"})
+_LABELS: Final = frozenset(
+    {"data", "column", "label_column", "label_columns", "separator", "max_invalid"}
+)
 _TRAINING: Final = frozenset(
     {
         *_LABELS,

@@ -1,0 +1,273 @@
+"""Reads COCO's JSON: boxes, polygons, run lengths of both kinds, crowds, and names of classes.
+
+A file of captions, of panoptic segments or of results is another form and not read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from eagleray.core.errors import BadImageError, InputError
+from eagleray.core.json_limits import JsonLimits, parse_json
+from eagleray.core.validation import first_validation_error
+from eagleray.data.annotations.coco_images import CocoImages
+from eagleray.data.annotations.faults import AnnotationFaults, FaultKind
+from eagleray.data.annotations.folder import Folder, read_small
+from eagleray.data.annotations.image_sizes import size_of_image
+from eagleray.data.annotations.masks import mask_of_polygons, mask_of_runs
+from eagleray.data.annotations.objects import ObjectCollector
+from eagleray.data.annotations.read_files import AnnotatedImage
+from eagleray.data.label_texts import clean_label
+from eagleray.io.storage import FileInfo
+from eagleray.tasks.annotation import Mask
+
+__all__ = ["find_coco", "find_coco_files"]
+
+_MAX_BYTES = 2**30
+_MAX_VALUES = 200_000_000
+_LIMITS = JsonLimits(
+    max_values=_MAX_VALUES,
+    max_strings=50_000_000,
+    max_entries=_MAX_VALUES,
+    max_containers=50_000_000,
+)
+_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_MAX_CANDIDATES = 16
+_INSTANCES = "instances_"  # COCO's own name for its file of objects, beside those of captions
+
+Id = int | str
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Image(_Entry):
+    id: Id
+    file_name: Annotated[str, Field(min_length=1, max_length=4096)]
+    width: Annotated[int, Field(ge=0)] = 0
+    height: Annotated[int, Field(ge=0)] = 0
+
+
+class _Category(_Entry):
+    id: Id
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class _Runs(_Entry):
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
+class _Object(_Entry):
+    image_id: Id
+    category_id: Id
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat] | tuple[()] | None = None
+    segmentation: _Runs | list[list[FiniteFloat]] | None = None
+    iscrowd: Literal[0, 1, False, True] = 0
+
+
+_IMAGE, _CATEGORY, _OBJECT = TypeAdapter(_Image), TypeAdapter(_Category), TypeAdapter(_Object)
+
+
+def find_coco(folder: Folder) -> Callable[[AnnotationFaults], list[AnnotatedImage]] | None:
+    """Return the reader of a folder with files of COCO's JSON; None for any other folder.
+
+    They lie at the top, in a folder `annotations`, or beside the images of each split.
+    """
+    candidates = [path for path in folder.with_extension(".json") if path.count("/") <= 1]
+    named = [path for path in candidates if path.rsplit("/", 1)[-1].startswith(_INSTANCES)]
+    candidates = named or candidates
+    if not 1 <= len(candidates) <= _MAX_CANDIDATES:
+        return None
+    return find_coco_files(folder, candidates)
+
+
+def find_coco_files(
+    folder: Folder, paths: Iterable[str]
+) -> Callable[[AnnotationFaults], list[AnnotatedImage]] | None:
+    """Return the reader of those files that are COCO's JSON; None if there is none.
+
+    Args:
+        folder: The folder of the files and of the images.
+        paths: Paths of the files in it.
+
+    Raises:
+        InputError: If the storage does not respond.
+    """
+    contents = {path: _content_of(folder.files[path]) for path in paths}
+    found = {
+        path: content for path, content in contents.items() if all(key in content for key in _KEYS)
+    }
+    return (lambda faults: _read(folder, found, faults)) if found else None
+
+
+def _content_of(file: FileInfo) -> bytes:
+    try:
+        return read_small(file.uri, _MAX_BYTES)
+    except ValueError:
+        return b""
+
+
+def _read(
+    folder: Folder, contents: Mapping[str, bytes], faults: AnnotationFaults
+) -> list[AnnotatedImage]:
+    found = []
+    for path, content in contents.items():
+        found += _CocoFile(folder, path, content, faults).read()
+    return found
+
+
+class _CocoFile:
+    """One file of COCO's JSON."""
+
+    def __init__(self, folder: Folder, path: str, content: bytes, faults: AnnotationFaults) -> None:
+        self._place, self._faults = folder.place(path), faults
+        self._fields = self._parse(content)
+        self._images = CocoImages(folder, path, self._fields["images"])
+
+    def _parse(self, content: bytes) -> dict[str, list[Any]]:
+        try:
+            fields = parse_json(content, _LIMITS)
+        except ValueError as error:
+            raise InputError(f"{self._place} is not read as COCO: {error}.") from None
+        if not isinstance(fields, dict):
+            raise InputError(f"{self._place} is not COCO: it is not a JSON object.")
+        lists = {key: fields.get(key) for key in ("images", "annotations", "categories")}
+        for key, value in lists.items():
+            if not isinstance(value, list):
+                raise InputError(f"{self._place} is not COCO: it has no list {key!r}.")
+        return {key: list(value or ()) for key, value in lists.items()}
+
+    def read(self) -> list[AnnotatedImage]:
+        """Return the images that are there, with their objects."""
+        names = self._names()
+        objects = self._objects_by_image()
+        found = []
+        for number, entry in enumerate(self._fields["images"]):
+            place = f"{self._place}, image {number}"
+            try:
+                image = _IMAGE.validate_python(entry)
+            except ValidationError as error:
+                fault = first_validation_error(error)
+                self._faults.add(FaultKind.UNREADABLE_FILE, f"{place}: {fault}")
+                continue
+            own = objects.pop(image.id, [])
+            annotated = self._annotated(image, own, names, f"{place} ({image.file_name})")
+            if annotated is not None:
+                found.append(annotated)
+        for left in objects.values():
+            for number, entry in left:
+                image_id = str(entry.image_id)[:40]
+                place = f"{self._place}, annotation {number}, image_id {image_id}"
+                self._faults.add(FaultKind.NO_SUCH_IMAGE, place)
+        if self._fields["images"] and not found:
+            raise InputError(
+                f"None of the {len(self._fields['images']):,} images of {self._place} can be read; "
+                f"they are searched beside it and in the folder above it: {self._images.searched}."
+            )
+        return found
+
+    def _names(self) -> dict[Id, str]:
+        names: dict[Id, str] = {}
+        for number, entry in enumerate(self._fields["categories"]):
+            try:
+                category = _CATEGORY.validate_python(entry)
+            except ValidationError as error:
+                fault = first_validation_error(error)
+                raise InputError(f"{self._place}, category {number}: {fault}.") from None
+            label = clean_label(category.name)
+            if names.setdefault(category.id, label) != label:
+                raise InputError(
+                    f"{self._place} has two categories with the id {category.id}: "
+                    f"{names[category.id]!r} and {label!r}; give each its own."
+                )
+        return names
+
+    def _objects_by_image(self) -> dict[Id, list[tuple[int, _Object]]]:
+        found: dict[Id, list[tuple[int, _Object]]] = defaultdict(list)
+        for number, entry in enumerate(self._fields["annotations"]):
+            try:
+                item = _OBJECT.validate_python(entry)
+            except ValidationError as error:
+                fault = first_validation_error(error)
+                place = f"{self._place}, annotation {number}: {fault}"
+                self._faults.add(FaultKind.UNREADABLE_OBJECT, place)
+                continue
+            found[item.image_id].append((number, item))
+        return found
+
+    def _annotated(
+        self,
+        image: _Image,
+        items: list[tuple[int, _Object]],
+        names: Mapping[Id, str],
+        place: str,
+    ) -> AnnotatedImage | None:
+        file = self._images.find(image.file_name)
+        if file is None:
+            self._faults.add(FaultKind.NO_IMAGE, place)
+            return None
+        try:
+            has_size = image.width and image.height
+            size = (image.width, image.height) if has_size else size_of_image(file)
+            objects = ObjectCollector(*size, self._faults)
+        except BadImageError as error:
+            self._faults.add(FaultKind.UNREADABLE_IMAGE, f"{place}: {error.message}")
+            return None
+        except ValueError as error:
+            self._faults.add(FaultKind.UNREADABLE_FILE, f"{place}: {error}")
+            return None
+        for number, item in items:
+            self._add(objects, item, names, f"{self._place}, annotation {number}")
+        annotation = objects.annotation(place)
+        if annotation is None:
+            return None
+        return AnnotatedImage(file, annotation, self._images.group)
+
+    def _add(
+        self, objects: ObjectCollector, item: _Object, names: Mapping[Id, str], place: str
+    ) -> None:
+        label = names.get(item.category_id)
+        if label is None:
+            where = f"{place}: category_id {str(item.category_id)[:40]}"
+            self._faults.add(FaultKind.UNKNOWN_LABEL, where)
+            return
+        if isinstance(item.segmentation, list) and any(len(one) < 6 for one in item.segmentation):
+            self._faults.add(FaultKind.BAD_POLYGON, place)
+            return
+        box = item.bbox or None
+        if isinstance(item.segmentation, _Runs) and item.segmentation.size != (
+            objects.height,
+            objects.width,
+        ):
+            self._faults.add(FaultKind.MASK_SIZE, place)
+            return
+        try:
+            mask = _mask(item.segmentation, objects)
+        except ValueError as error:
+            self._faults.add(FaultKind.BAD_MASK, f"{place}: {_message(error)}")
+            return
+        if box is None and mask is None:
+            where = f"{place}: it has neither bbox nor segmentation"
+            self._faults.add(FaultKind.UNREADABLE_OBJECT, where)
+            return
+        objects.add(label, box, place, crowd=bool(item.iscrowd), mask=mask)
+
+
+def _mask(segmentation: _Runs | list[list[float]] | None, objects: ObjectCollector) -> Mask | None:
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        return mask_of_polygons(segmentation, objects.height, objects.width)
+    if isinstance(segmentation.counts, str):
+        return Mask(size=segmentation.size, counts=segmentation.counts)
+    return mask_of_runs(segmentation.counts, objects.height, objects.width)
+
+
+def _message(error: ValueError) -> str:
+    return first_validation_error(error) if isinstance(error, ValidationError) else str(error)
