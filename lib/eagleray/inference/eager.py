@@ -7,6 +7,7 @@ the convolution before it, and weights are cast to the type of the matrix produc
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,9 +68,11 @@ def fuse_and_cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 def _fuse(module: nn.Module) -> nn.Module:
     from torch.fx.experimental.optimization import fuse
 
+    # A copy of traced layers, as a network on feature maps has them, is in training mode.
+    copied = copy.deepcopy(module).eval()
     try:
         with _trace_lock.trace():
-            fused: nn.Module = fuse(module)
+            fused: nn.Module = fuse(copied, inplace=True)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return module  # it cannot be traced, as its forward pass depends on more than shapes
     return fused
