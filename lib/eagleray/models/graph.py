@@ -85,10 +85,10 @@ def export_graph(package: ModelPackage) -> bytes:
 
 
 def require_one_output(package: ModelPackage) -> None:
-    """Refuse a float network that returns several named tensors, before it becomes a graph.
+    """Refuse a float network without one row of outputs for an image, before it becomes a graph.
 
     Raises:
-        InputError: If it does; the message names them.
+        InputError: If it returns several tensors, which the message names, or logits of pixels.
         PackageError: If the weights do not fit the network.
     """
     import torch
@@ -102,6 +102,11 @@ def require_one_output(package: ModelPackage) -> None:
         raise InputError(
             f"Model {package.manifest.name!r} has several outputs ({', '.join(outputs)}), and "
             "exports and quantized models have one; serve it as it is by `eagleray serve`."
+        )
+    if outputs.ndim != 2:
+        raise InputError(
+            f"Model {package.manifest.name!r} has outputs for every pixel, and exports and "
+            "quantized models have one row for each image; serve it as it is by `eagleray serve`."
         )
 
 

@@ -248,15 +248,15 @@ class Detection(Task):
         return self.max_objects * ROW
 
     @property
-    def output_shape(self) -> tuple[int, ...]:
+    def observation_shape(self) -> tuple[int, ...]:
         """A row of six numbers for each object."""
         return self.max_objects, ROW
 
     def max_difference(self, outputs: Floats, expected: Floats) -> float:
         """Return the largest difference between the objects of two images of a pair."""
         pairs = zip(
-            outputs.reshape(-1, *self.output_shape),
-            expected.reshape(-1, *self.output_shape),
+            outputs.reshape(-1, *self.observation_shape),
+            expected.reshape(-1, *self.observation_shape),
             strict=True,
         )
         return float(np.max([object_difference(rows, wanted) for rows, wanted in pairs]))
@@ -287,7 +287,7 @@ class Detection(Task):
             targets = stack_targets([[[100, 100, 0, 0, 0, 0], *rows]])
         import torch
 
-        return tuple(self.measure(torch.zeros(len(targets), *self.output_shape), targets))
+        return tuple(self.measure(torch.zeros(len(targets), *self.observation_shape), targets))
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Compute COCO's twelve metrics, VOC's, the best F1, the count error, and those of labels.

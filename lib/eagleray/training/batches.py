@@ -18,6 +18,7 @@ from torch import Tensor
 
 from eagleray.io.read_ahead import read_ahead
 from eagleray.tasks import Task
+from eagleray.tasks.base import Targets
 from eagleray.training.augment import StepAugmentation
 from eagleray.training.distributed import DistributedContext
 from eagleray.training.mosaic import put_together
@@ -35,12 +36,12 @@ class ImageDataset:
 
     Attributes:
         decoded: Decoded images.
-        targets: Encoded targets.
+        targets: Targets as the loss takes them, by row.
         attributes: Attributes, if the network takes any.
     """
 
     decoded: DecodedPixels
-    targets: Tensor
+    targets: Targets
     attributes: Tensor | None = None
 
     def inputs(self, rows: Rows, size: tuple[int, int], device: torch.device) -> list[Tensor]:
