@@ -51,11 +51,12 @@ class EvaluateSpec(ReadFields, LabelledFields):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The arguments that name the same images, in any working folder."""
+        """The arguments that name the same images, in any working folder; defaults are left out."""
         words = [storage.absolute(self.data)]
         for name in (*LabelledFields.model_fields, "split"):
             value = getattr(self, name)
-            for text in value if isinstance(value, tuple) else (value,):
-                if text is not None and name != "data":
-                    words += [f"--{name.replace('_', '-')}", text]
+            if name == "data" or value == type(self).model_fields[name].default:
+                continue
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [f"--{name.replace('_', '-')}", str(one)]
         return tuple(words)
