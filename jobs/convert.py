@@ -30,8 +30,9 @@ def show(summary: ConvertSummary, console: Console) -> None:
         "Converted",
         {
             "images": f"{summary.num_images:,} ({summary.num_copied:,} copied)",
-            "objects": f"{summary.num_objects:,} of {summary.classes:,} classes",
-            "written": f"{summary.num_files:,} files of labels ({summary.format})",
+            "objects": f"{summary.num_objects:,}",
+            "classes": f"{summary.classes:,}",
+            "files of labels": f"{summary.num_files:,} ({summary.format})",
             "output": summary.output,
         },
     )

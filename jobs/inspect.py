@@ -34,6 +34,10 @@ def show(summary: InspectSummary, console: Console) -> None:
     if report.classes:
         ratio = f"the largest has {report.imbalance:.1f} times the images of the smallest"
         facts["classes"] = f"{len(report.classes):,}; {ratio}"
+    if report.objects is not None:
+        sizes = ", ".join(f"{count:,} {size}" for size, count in report.objects.sizes().items())
+        facts["objects"] = f"{report.objects.num_objects:,} ({sizes})"
+        facts["images without objects"] = f"{report.objects.num_empty:,}"
     facts["formats"] = ", ".join(f"{name} {count:,}" for name, count in report.formats.items())
     facts["report"] = summary.output
     if summary.split_file is not None:

@@ -121,6 +121,10 @@ def main(
             )
             if cluster or settings.ray_address:  # before the inputs are listed
                 require_workers(session(), request.worker_range, request.device)
+            elif request.precision == "bfloat16":  # the workers run on this machine
+                from eagleray.inference.choice import require_precision_here
+
+                require_precision_here(request.engine, request.precision)
             job = open_job(request, model, settings, console)
             add_to_lines(job_id=job.plan.job_id)
             _describe(job, console)

@@ -98,6 +98,10 @@ def main(
         database = open_database(settings)
         access = determine_access(database, host_is_loopback=sockets.are_loopback)
         require_names(parsed, Registry(settings))
+        if is_embedded and parsed.precision == "bfloat16":
+            from eagleray.inference.choice import require_precision_here
+
+            require_precision_here(parsed.engine, parsed.precision)
         gateway_settings = prepare_haproxy(
             settings, sockets, stack, max_connections_per_address=max_connections_per_address
         )

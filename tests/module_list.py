@@ -17,6 +17,7 @@ PACKAGES = (
     *(
         "data",
         "evaluation",
+        "explanations",
         "registry",
         "compression",
         "exports",

@@ -33,6 +33,7 @@ from eagleray.serve.http.schemas import SECURITY, ProblemDocument
 from eagleray.serving.batches import BatchBody
 from eagleray.serving.jobs.body import JobBody
 from eagleray.serving.jobs.launcher import Launcher
+from eagleray.serving.jobs.starter import JobStarter
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, problem_from_error
 from eagleray.serving.service import ImageService
 
@@ -70,8 +71,11 @@ def build_http(service: ImageService, launcher: Launcher) -> FastAPI:
     for routes in (predict_routes, model_routes, protocol_routes, health_routes, page_routes):
         app.include_router(routes(service))
     app.include_router(docs_routes())
-    app.include_router(batch_routes(service, launcher))
-    app.include_router(job_routes(service, launcher))
+    starter = JobStarter(
+        service.registry.settings, service.config, launcher, database=lambda: service.database
+    )
+    app.include_router(batch_routes(service, starter))
+    app.include_router(job_routes(service, starter))
     app.add_middleware(Guard, service=service)
     app.add_middleware(NormalizeRequests)  # the last one that is added runs first
     app.add_exception_handler(EaglerayError, _on_refusal)

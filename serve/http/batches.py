@@ -15,7 +15,7 @@ from eagleray.serve.http.page import page_response
 from eagleray.serve.http.parameters import read_json_body
 from eagleray.serve.http.schemas import BatchesResponse, BatchResults, refusals
 from eagleray.serving.batches import BatchBody, BatchJobs
-from eagleray.serving.jobs.launcher import Launcher
+from eagleray.serving.jobs.starter import JobStarter
 from eagleray.serving.responses import BatchResponse
 from eagleray.serving.service import ImageService
 
@@ -35,10 +35,10 @@ Offset = Annotated[int, Query(ge=0, description="Number of the first row.")]
 Limit = Annotated[int, Query(ge=0, description="Maximum number of rows.")]
 
 
-def batch_routes(service: ImageService, launcher: Launcher) -> APIRouter:
+def batch_routes(service: ImageService, starter: JobStarter) -> APIRouter:
     """Return the routes of batch jobs."""
     router = APIRouter(prefix=_PATH, tags=["batches"])
-    jobs = BatchJobs(service.registry, service.config, launcher, database=lambda: service.database)
+    jobs = BatchJobs(service.registry, service.config, starter)
     calls = service.batch_calls
 
     @router.post(

@@ -63,6 +63,7 @@ _PREDICTIONS = ("/predict", "/infer", "/invocations")
 _PROBES = _WITHOUT_KEY | {"/v2/health/ready", "/ready", "/metrics"}  # not traced
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 _MIN_BYTES_PER_SECOND = 100_000  # of a body, after the first seconds
+_MAX_WHOLE_BODY = 150_000  # HAProxy forwards a body of this size when all of it has arrived
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -90,11 +91,11 @@ class Guard:
         probing = scope["path"] in _PROBES
         trace = NO_TRACE if probing else self._service.tracing.begin(headers)
         scope[TRACE] = trace
-        response = _Response(send, self._own_headers(scope, request_id))
+        response = _Response(send, self._own_headers(scope, request_id), _may_be_arriving(headers))
         if _REFUSED in headers:
             self._service.telemetry.rejections.labels("full").inc(_number(headers[_REFUSED]))
         try:
-            await self._admit(scope, headers, receive, response.send)
+            await self._admit(scope, headers, receive, response)
         except EaglerayError as error:
             await self._refusal(error, scope, headers)(scope, receive, response.send)
         except asyncio.CancelledError:  # the server ends a request whose caller disconnected
@@ -137,7 +138,9 @@ class Guard:
         require_own_pages(method, scope["path"], headers)
         require_typed_body(method, scope["path"], headers)
 
-    async def _admit(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _admit(
+        self, scope: Scope, headers: Headers, receive: Receive, response: _Response
+    ) -> None:
         """Check a request, and pass it to the application with a body that is limited."""
         self._check_origin(scope, headers)
         if scope["path"] not in _WITHOUT_KEY:
@@ -159,10 +162,11 @@ class Guard:
                 message = await _in_time(receive, end + total / _MIN_BYTES_PER_SECOND)
                 total += len(message.get("body", b""))
                 complete = not message.get("more_body", False)
+                response.closes = response.closes and not complete
                 grow(total)
                 return message
 
-            await self._app(scope, receive_counted, send)
+            await self._app(scope, receive_counted, response.send)
 
     def _record(self, scope: Scope, client: dict[str, str], status: int, seconds: float) -> None:
         """Count and log a request that has ended."""
@@ -184,17 +188,22 @@ class _Response:
     Args:
         send: Sends a message of ASGI.
         own_headers: Returns the headers to add.
+        closes: Whether the connection is closed after the response, because the body is still
+            arriving: its sender would otherwise hold the connection until the body's end.
     """
 
-    def __init__(self, send: Send, own_headers: Callable[[], list[tuple[bytes, bytes]]]) -> None:
-        self._send, self._own_headers = send, own_headers
+    def __init__(
+        self, send: Send, own_headers: Callable[[], list[tuple[bytes, bytes]]], closes: bool
+    ) -> None:
+        self._send, self._own_headers, self.closes = send, own_headers, closes
         self.status = 500
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             given = list(message.get("headers", ()))
-            message["headers"] = [*given, *_missing_headers(given), *self._own_headers()]
+            closing = [(b"connection", b"close")] if self.closes else []
+            message["headers"] = [*given, *_missing_headers(given), *self._own_headers(), *closing]
         await self._send(message)
 
 
@@ -250,6 +259,12 @@ def _attributes(scope: Scope, headers: Headers, status: int) -> dict[str, Any]:
         "user_agent.original": headers.get("user-agent", ""),
     }
     return {name: value for name, value in found.items() if value not in ("", None)}
+
+
+def _may_be_arriving(headers: Headers) -> bool:
+    """Whether HAProxy forwards a request before all of its body has arrived."""
+    length = _number(headers.get("content-length", "0"))
+    return "transfer-encoding" in headers or length > _MAX_WHOLE_BODY
 
 
 _SAFE_HEADERS = [(name.encode(), value.encode()) for name, value in SAFE_HEADERS.items()]

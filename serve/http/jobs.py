@@ -14,7 +14,7 @@ from eagleray.serve.http.parameters import read_json_body
 from eagleray.serve.http.schemas import JobsResponse, refusals
 from eagleray.serving.jobs.body import JobBody
 from eagleray.serving.jobs.caller_jobs import CallerJobs
-from eagleray.serving.jobs.launcher import Launcher
+from eagleray.serving.jobs.starter import JobStarter
 from eagleray.serving.responses import JobLogs, JobResponse
 from eagleray.serving.service import ImageService
 
@@ -33,10 +33,10 @@ Start = Annotated[
 ]
 
 
-def job_routes(service: ImageService, launcher: Launcher) -> APIRouter:
+def job_routes(service: ImageService, starter: JobStarter) -> APIRouter:
     """Return the routes of jobs."""
     router = APIRouter(prefix=_PATH, tags=["jobs"])
-    jobs = CallerJobs(service.registry, service.config, launcher, database=lambda: service.database)
+    jobs = CallerJobs(service.registry, service.config, starter)
     calls = service.batch_calls
 
     @router.post(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from eagleray.core.errors import InputError
+from eagleray.core.errors import InputError, UserError
 from eagleray.core.validation import first_validation_error
 from eagleray.serving.json_body import read_json
+from eagleray.tasks import Task
+from eagleray.tasks.limits import CountLimit, require_limits
 
 __all__ = [
     "ParameterError",
     "PredictParameters",
     "QueryParameters",
     "describe_fault",
+    "limits_for",
     "read_json_body",
     "read_parameters",
 ]
@@ -47,6 +50,12 @@ def read_json_body(content: bytes, model: type[Body]) -> Body:
         raise ParameterError(f"JSON body: {first_validation_error(error)}.") from None
 
 
+def _each_limit(text: str) -> str:
+    for part in text.split(","):
+        CountLimit.parse(part)
+    return text
+
+
 class PredictParameters(BaseModel):
     """The parameters of a prediction besides its images."""
 
@@ -59,9 +68,35 @@ class PredictParameters(BaseModel):
     version: str | None = Field(
         default=None, min_length=1, max_length=64, description="A version number, or an alias."
     )
+    limit: Annotated[str, AfterValidator(_each_limit)] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="Numbers of objects that are to be noticed, such as `person>10,helmet<1`; "
+        "`exceeds` lists those that an image exceeds.",
+    )
     timeout_ms: float | None = Field(
         default=None, gt=0, le=600_000, description="Time limit of the request, in milliseconds."
     )
+    explain: bool = Field(
+        default=False,
+        description="Explain the prediction of the only image by a heat map over it. A replica "
+        "makes one explanation at a time.",
+    )
+
+
+def limits_for(parameters: PredictParameters, task: Task) -> tuple[CountLimit, ...]:
+    """Return the limits of a request.
+
+    Raises:
+        ParameterError: If they have another form, or do not fit the model.
+    """
+    if parameters.limit is None:
+        return ()
+    try:
+        return require_limits(parameters.limit.split(","), task, where="limit")
+    except UserError as error:
+        raise ParameterError(str(error)) from None
 
 
 class QueryParameters(PredictParameters):

@@ -13,7 +13,13 @@ from eagleray.serve.http.bodies import BODIES, PredictBody, read_body
 from eagleray.serve.http.content_types import require_json
 from eagleray.serve.http.guard import CLIENT, TRACE, request_id_of
 from eagleray.serve.http.mlflow import MLFLOW_BODY, parse_mlflow
-from eagleray.serve.http.parameters import PredictParameters, QueryParameters, read_parameters
+from eagleray.serve.http.parameters import (
+    PredictParameters,
+    QueryParameters,
+    limits_for,
+    read_parameters,
+)
+from eagleray.serve.http.pictures import PICTURE, draw_result
 from eagleray.serve.http.schemas import MlflowResponse, refusals
 from eagleray.serving.requests import PredictRequest, PredictResult
 from eagleray.serving.responses import PredictResponse
@@ -42,17 +48,26 @@ def predict_routes(service: ImageService) -> APIRouter:
     ) -> Response:
         """Predict the images of the body.
 
-        A single image that cannot be used is an error; of several images, each has its result.
+        A single image that cannot be used is an error; of several images, each has its result. With
+        the header `Accept: image/png`, the objects of one image are drawn over it.
         """
         body = await read_body(request, max_bytes=service.config.max_body_bytes)
         parameters = read_parameters(request, body.parameters)
+        if parameters.explain and len(body.images) != 1:
+            raise InputError(
+                f"explain is for one image, and the request has {len(body.images)}; send each in "
+                "a request of its own."
+            )
         result = await _predict(service, request, name, body, parameters)
         if body.is_single:
             _require_prediction(result)
+        if request.headers.get("accept") == PICTURE:
+            return Response(await draw_result(result, body, parameters), media_type=PICTURE)
         response = result.as_json(
             request_id=request_id_of(request.scope),
             top_k=parameters.top_k,
             threshold=parameters.threshold,
+            limits=limits_for(parameters, result.loaded.manifest.task),
         )
         return JSONResponse(response)
 
@@ -67,9 +82,14 @@ def predict_routes(service: ImageService) -> APIRouter:
         require_json(request)
         body = parse_mlflow(await request.body())
         parameters = read_parameters(request, body.parameters)
+        if parameters.explain:
+            raise InputError("explain is a parameter of /v1/models/NAME/predict alone.")
         result = await _predict(service, request, name, body, parameters)
         response = result.as_json(
-            request_id="", top_k=parameters.top_k, threshold=parameters.threshold
+            request_id="",
+            top_k=parameters.top_k,
+            threshold=parameters.threshold,
+            limits=limits_for(parameters, result.loaded.manifest.task),
         )
         return JSONResponse({"predictions": response["results"]})
 
@@ -108,6 +128,7 @@ async def _predict(
             model=model,
             images=body.images,
             attributes=body.attributes,
+            explain=parameters.explain,
             application=client["application"],
             request_id=client["request_id"],
             deadline=time.monotonic() + seconds,

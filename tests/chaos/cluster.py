@@ -71,6 +71,7 @@ def _run_on(hosted: Hosted, storage: Storage, options: argparse.Namespace) -> li
     batches = Batches(hosted, random.Random(options.seed), options.images)
     for name in options.only:
         result = ScenarioResult(name, storage)
+        result.print_progress("begins")
         started = time.monotonic()
         try:
             SCENARIOS[name](batches, result, options.kills)

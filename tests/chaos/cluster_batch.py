@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import signal
@@ -13,7 +14,11 @@ from collections.abc import Callable
 import boto3
 import pyarrow as pa
 
-from cluster.hosts.host import Host
+from cluster.hosts.host import Host, wait_until
+from eagleray.core.job_state import JobState
+from eagleray.core.settings import Settings
+from eagleray.database.store import open_database
+from eagleray.scheduling.records import JobRecords
 from tests.chaos.scenario_result import ScenarioResult
 from tests.support.hosted import BUCKET, MODEL, PROFILE, Hosted
 from tests.support.images import encode, photo
@@ -22,6 +27,7 @@ __all__ = ["Batches", "cut_links", "end_workers", "kill_clients", "kill_heads"]
 
 _NUM_DIFFERENT = 6
 _SECONDS_TO_END = 300.0
+_SECONDS_TO_RECORD = 30.0
 _MAX_KILLS_OF_AN_OUTPUT = 4
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -68,6 +74,27 @@ class Batches:
         """Submit a job and return its name."""
         said = self.hosted.eagleray(*self.words(output), "--detach").stderr
         return said.split("Job ")[1].split()[0]
+
+    @functools.cached_property
+    def records(self) -> JobRecords:
+        """The records of jobs in the cluster's database."""
+        url = self.hosted.cluster.head.environment["EAGLERAY_DATABASE_URL"]
+        settings = Settings(database_url=url)
+        return JobRecords(open_database(settings), settings)
+
+    def wait_for_record(self, job: str) -> float:
+        """Wait until the record of a job whose head was killed says so; return the seconds.
+
+        Raises:
+            TimeoutError: If the record still says that the job runs.
+        """
+        started = time.monotonic()
+        wait_until(
+            lambda: self.records.get(job).state != JobState.RUNNING,
+            _SECONDS_TO_RECORD,
+            f"the record of {job} still says that it runs",
+        )
+        return time.monotonic() - started
 
     def state(self, job: str) -> str:
         """Return the state of a job as Ray says it; "" while it does not respond."""
@@ -171,7 +198,7 @@ def kill_clients(batches: Batches, result: ScenarioResult, num_kills: int) -> No
     other = cluster.add_client("other")
     other.environment |= cluster.client.environment
     cluster.add_profile(PROFILE, other)
-    result.notes.append(f"an undisturbed job takes {batches.seconds:.0f} s")
+    result.add_note(f"an undisturbed job takes {batches.seconds:.0f} s")
     while result.kills < num_kills:
         output = batches.new_output()
         attached = cluster.client.start("eagleray", *batches.words(output))
@@ -179,7 +206,7 @@ def kill_clients(batches: Batches, result: ScenarioResult, num_kills: int) -> No
         time.sleep(batches.rng.uniform(0.0, 0.8) * batches.seconds)
         attached.send_signal(signal.SIGKILL)
         attached.wait()
-        result.kills += 1
+        result.add_kill("the client")
         said = other.run(
             "eagleray", "jobs", "attach", job, "--cluster", PROFILE, check=False, seconds=300
         )
@@ -193,8 +220,9 @@ def kill_clients(batches: Batches, result: ScenarioResult, num_kills: int) -> No
 def kill_heads(batches: Batches, result: ScenarioResult, num_kills: int) -> None:
     """Kill the head at random moments of jobs, start it again, and submit the job again."""
     cluster = batches.hosted.cluster
-    result.notes.append(f"an undisturbed job takes {batches.seconds:.0f} s")
-    back, nodes = [], []
+    result.add_note(f"an undisturbed job takes {batches.seconds:.0f} s")
+    back, nodes, recorded = [], [], []
+    records = batches.records  # opening the database takes seconds
     while result.kills < num_kills:
         output, finished = batches.new_output(), Counter[str]()
         job = batches.submit(output)
@@ -203,22 +231,25 @@ def kill_heads(batches: Batches, result: ScenarioResult, num_kills: int) -> None
                 break
             cluster.head.kill()
             finished.update(batches.finished_shards(output))
-            result.kills += 1
+            result.add_kill("the head")
             started = time.monotonic()
             cluster.start_head()
             back.append(time.monotonic() - started)
+            result.counts[f"old job in Ray: {batches.state(job) or 'unknown'}"] += 1
+            recorded.append(batches.wait_for_record(job))
+            result.counts[f"old job in its record: {records.get(job).state}"] += 1
             nodes.append(_restart_lost_workers(batches, result) + time.monotonic() - started)
-            result.counts[f"old job: {batches.state(job) or 'unknown'}"] += 1
             job = batches.submit(output)
             result.resumes += 1
         state = batches.wait(job)
         if state != "SUCCEEDED":
             result.faults.append(f"{output}: the last run is {state}")
         batches.check(result, output, finished)
-    result.notes.append(
+    result.add_note(
         f"the head responds {statistics.median(back):.1f} s after it is started again (at most "
         f"{max(back):.1f}), and all nodes are there after {statistics.median(nodes):.1f} s (at "
-        f"most {max(nodes):.1f})"
+        f"most {max(nodes):.1f}); the record of the old job says that it is lost "
+        f"{max(recorded):.1f} s after that at most"
     )
 
 
@@ -226,7 +257,7 @@ def end_workers(batches: Batches, result: ScenarioResult, num_kills: int, *, dra
     """End a worker in the middle of jobs, by SIGTERM or by a cut of its power."""
     cluster = batches.hosted.cluster
     seconds, drained = [], []
-    result.notes.append(f"an undisturbed job takes {batches.seconds:.0f} s")
+    result.add_note(f"an undisturbed job takes {batches.seconds:.0f} s")
     while result.kills < num_kills:
         output = batches.new_output()
         worker = batches.rng.choice(cluster.workers)
@@ -236,7 +267,7 @@ def end_workers(batches: Batches, result: ScenarioResult, num_kills: int, *, dra
         if drain:
             drained.append(cluster.drain(worker))
         worker.kill()
-        result.kills += 1
+        result.add_kill(worker.name)
         state = batches.wait(job)
         seconds.append(time.monotonic() - started)
         if state != "SUCCEEDED":
@@ -244,17 +275,15 @@ def end_workers(batches: Batches, result: ScenarioResult, num_kills: int, *, dra
         batches.check(result, output, Counter(finished))
         cluster.start_worker(worker)
         cluster.wait_for_nodes(1 + len(cluster.workers))
-    result.notes.append(
-        f"jobs took {statistics.median(seconds):.0f} s (at most {max(seconds):.0f})"
-    )
+    result.add_note(f"jobs took {statistics.median(seconds):.0f} s (at most {max(seconds):.0f})")
     if drained:
-        result.notes.append(f"a node drained in {statistics.median(drained):.0f} s")
+        result.add_note(f"a node drained in {statistics.median(drained):.0f} s")
 
 
 def cut_links(batches: Batches, result: ScenarioResult, num_kills: int) -> None:
     """Pull the cable of a worker for 5 s, for 60 s, and for good."""
     cluster = batches.hosted.cluster
-    result.notes.append(f"an undisturbed job takes {batches.seconds:.0f} s")
+    result.add_note(f"an undisturbed job takes {batches.seconds:.0f} s")
     for seconds in (5.0, 60.0, float("inf")):
         output = batches.new_output()
         worker = batches.rng.choice(cluster.workers)
@@ -262,7 +291,7 @@ def cut_links(batches: Batches, result: ScenarioResult, num_kills: int) -> None:
         job = batches.submit(output)
         finished = batches.wait_for_shards(output)
         worker.disconnect()
-        result.kills += 1
+        result.add_kill(f"the link of {worker.name}")
         if seconds < 1000:
             worker.cut(seconds)
         state = batches.wait(job)
@@ -270,9 +299,10 @@ def cut_links(batches: Batches, result: ScenarioResult, num_kills: int) -> None:
         if state != "SUCCEEDED":
             result.faults.append(f"{output}: the job is {state}")
         batches.check(result, output, Counter(finished))
-        result.notes.append(f"a link cut for {seconds:g} s: the job took {took:.0f} s")
+        duration = f"{seconds:g} s" if seconds < 1000 else "good"
+        result.add_note(f"a link cut for {duration}: the job took {took:.0f} s")
         time.sleep(max(0.0, started + seconds + 15 - time.monotonic()) if seconds < 1000 else 0)
-        result.notes.append(f"{cluster.num_nodes() - 1} workers are left")
+        result.add_note(f"{cluster.num_nodes() - 1} workers are left")
         worker.kill()
         cluster.start_worker(worker)
         cluster.wait_for_nodes(1 + len(cluster.workers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,6 @@ from contextlib import contextmanager
 import httpx
 
 from cluster.hosts.host import HostProcess, wait_until
-from eagleray.core.settings import Settings
-from eagleray.database.store import open_database
-from eagleray.registry.registry import Registry
 from eagleray.serving.applications import Applications
 from tests.chaos.scenario_result import ScenarioResult
 from tests.chaos.serving_load import Load, steady_load
@@ -52,7 +48,7 @@ def kill_heads_of_service(hosted: Hosted, result: ScenarioResult, num_kills: int
     result.counts["requests"] += len(load.sent)
     for failure, count in load.failures().items():
         result.counts[f"failed: {failure}"] += count
-    result.notes.append(
+    result.add_note(
         f"{load.failures().total()} of {len(load.sent)} requests failed; the slowest response took "
         f"{load.slowest():.2f} s"
     )
@@ -68,7 +64,7 @@ async def _kill_under_load(
         for _ in range(num_kills):
             await asyncio.sleep(_SECONDS_BEFORE)
             await asyncio.to_thread(cluster.head.kill)
-            result.kills += 1
+            result.add_kill("the head")
             await asyncio.sleep(_SECONDS_BEFORE)
             await asyncio.to_thread(cluster.start_head)
             await asyncio.to_thread(cluster.wait_for_nodes, 1 + len(cluster.workers))
@@ -80,7 +76,7 @@ async def _kill_under_load(
 def _running_gateway(hosted: Hosted) -> Iterator[tuple[RunningService, str]]:
     """Run a gateway on a host of its own, and two replicas on the cluster that join it."""
     node = hosted.cluster.workers[0].environment
-    key = _register(node)
+    key = _register(hosted)
     gateway = hosted.hosts.add("gateway")
     gateway.environment |= {
         name: value for name, value in node.items() if not name.startswith("RAY_")
@@ -100,23 +96,12 @@ def _running_gateway(hosted: Hosted) -> Iterator[tuple[RunningService, str]]:
         gateway.kill()
 
 
-def _register(variables: dict[str, str]) -> str:
+def _register(hosted: Hosted) -> str:
     """Register a model and an application in the cluster's databases; return its key."""
-    before = dict(os.environ)
-    os.environ |= {name: value for name, value in variables.items() if name.startswith("AWS_")}
-    try:
-        settings = Settings(
-            tracking_uri=variables["EAGLERAY_TRACKING_URI"],
-            database_url=variables["EAGLERAY_DATABASE_URL"],
-            artifact_root=variables["EAGLERAY_ARTIFACT_ROOT"],
-        )
-        registry = Registry(settings)
+    with hosted.registry() as registry:
         registry.register(small_package(golden_images=[golden_png(0)]))
         registry.set_alias(_MODEL, "production", 1)
-        return Applications(open_database(settings), actor="chaos").create("shop").key
-    finally:
-        os.environ.clear()
-        os.environ |= before
+        return Applications(registry.history.database, actor="chaos").create("shop").key
 
 
 def _wait_until_it_predicts(service: RunningService, key: str, process: HostProcess) -> None:

@@ -65,6 +65,16 @@ class ScenarioResult:
         broken = (self.lost, self.doubled, self.different, self.partial, self.naive_marked_partial)
         return not any(broken) and not self.faults
 
+    def add_kill(self, what: str) -> None:
+        """Count a kill, and print what was killed."""
+        self.kills += 1
+        self.print_progress(f"killed {what}")
+
+    def add_note(self, note: str) -> None:
+        """Keep a fact for the report, and print it."""
+        self.notes.append(note)
+        self.print_progress(note)
+
     def print_progress(self, progress: str) -> None:
         """Print the progress of the scenario."""
         words = f"{self.scenario} on {self.storage}: {progress}, {self.kills:,} kills"

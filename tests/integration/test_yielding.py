@@ -20,6 +20,7 @@ from eagleray.core.settings import Settings
 from eagleray.core.yielding import YieldSignal
 from eagleray.models.package import write_package
 from eagleray.packing.job import open_pack, run_pack
+from eagleray.packing.pipeline import pack_shards
 from eagleray.packing.spec import PackSpec
 from eagleray.sharded.history import list_jobs, pause_job, resume_job
 from eagleray.sharded.layout import OutputLayout
@@ -27,12 +28,18 @@ from eagleray.sharded.progress import read_progress
 from tests.support.images import encode, photo
 from tests.support.job_folder import open_predict
 from tests.support.models import small_package
-from tests.support.noting_worker import NOTES, NotingWorker, notes
+from tests.support.noting_worker import (
+    NOTES,
+    NotingWorker,
+    note_resumed,
+    notes,
+    pack_and_wait,
+)
 from tests.support.processes import family, titled
 from tests.support.reporting import RecordingReporter
 
 NUM_IMAGES = 400
-_SECONDS_TO_END = 60.0
+_SECONDS_TO_END = 180.0
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,7 @@ class Yields(RecordingReporter):
         assert 0 < progress.num_done < NUM_IMAGES
         time.sleep(0.3)  # for work that would go on
         assert set(layout.finished_shards()) == done
+        note_resumed(self._output)
         self._let_go()
 
 
@@ -143,5 +151,6 @@ def test_packing_yields_too(cluster: Cluster, tmp_path: Path, images: Path) -> N
     reporter = Yields(request.output, signal.request, signal.clear)
     job = open_pack(small, Settings(), reporter)
     assert job.plan.num_shards > 20
-    summary = run_pack(job, lambda: cluster, reporter, yield_signal=signal)
+    pack = functools.partial(pack_shards, pack=pack_and_wait)
+    summary = run_pack(job, lambda: cluster, reporter, yield_signal=signal, pack_shards=pack)
     assert (reporter.num_yields, summary.committed.num_ok) == (1, NUM_IMAGES)

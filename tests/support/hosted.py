@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import s3fs
 
 from cluster.hosts import Hosts, RayCluster, Store
 from cluster.hosts.ray_cluster import Storage
+from eagleray.core.settings import Settings
+from eagleray.registry.registry import Registry
 from tests.support.images import encode
 from tests.support.installed import build_wheel, install
 from tests.support.training import write_stripes
@@ -41,6 +44,24 @@ class Hosted:
     cluster: RayCluster
     store: Store
     s3: s3fs.S3FileSystem
+
+    @contextlib.contextmanager
+    def registry(self) -> Iterator[Registry]:
+        """The registry of the cluster, as this machine reaches it."""
+        variables = self.cluster.head.environment
+        before = dict(os.environ)
+        os.environ |= {name: value for name, value in variables.items() if name.startswith("AWS_")}
+        try:
+            yield Registry(
+                Settings(
+                    tracking_uri=variables["EAGLERAY_TRACKING_URI"],
+                    database_url=variables["EAGLERAY_DATABASE_URL"],
+                    artifact_root=variables["EAGLERAY_ARTIFACT_ROOT"],
+                )
+            )
+        finally:
+            os.environ.clear()
+            os.environ |= before
 
     def eagleray(
         self, *words: str, check: bool = True, seconds: float = 240.0

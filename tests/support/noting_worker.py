@@ -1,4 +1,4 @@
-"""Workers that note each shard that they do, one line for each, and may do nothing else."""
+"""Workers that note each shard, wait for a request to yield, or do nothing but begin shards."""
 
 from __future__ import annotations
 
@@ -11,33 +11,66 @@ import pyarrow as pa
 
 from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.worker import SHARD_COLUMN, ShardWorker
+from eagleray.packing.pipeline import pack_or_hand_back
+from eagleray.packing.receipt import PackedShard
+from eagleray.packing.worker import PackContext
 from eagleray.sharded.attempts import ShardJournal
 
 NOTES = "notes"
 """Name of the file in a job's output."""
 
-
-_SECONDS_A_SHARD = 0.3
+_RESUMED = "resumed"
+_SECONDS_TO_BE_ASKED = 180.0
 
 
 class NotingWorker(ShardWorker):
     """A worker that notes each shard that it finishes, in a file beside the job's output.
 
-    It takes its time for a shard, so that a request to yield arrives before the job ends.
+    In the first turn of a job it finishes its second shard only when the job is asked to yield, so
+    that the request arrives before the job ends.
     """
 
     def __init__(self, context: Any, journal: ShardJournal) -> None:
         import ray
 
         super().__init__(context, journal)
-        self._notes = Path(f"{ray.get(context).output}.{NOTES}")
+        self._output = ray.get(context).output
+        self._is_first = True
 
     def __call__(self, block: pa.Table) -> pa.Table:
         done = super().__call__(block)
-        time.sleep(_SECONDS_A_SHARD)
         if "num_ok" in done.column_names:
-            note(self._notes, f"{done.column('shard')[0].as_py()}")
+            if not self._is_first:
+                wait_until_asked_to_yield(self._output, self._journal)
+            self._is_first = False
+            note(Path(f"{self._output}.{NOTES}"), f"{done.column('shard')[0].as_py()}")
         return done
+
+
+def pack_and_wait(context: PackContext, journal: ShardJournal, shard: int) -> PackedShard | None:
+    """Pack a shard; in the first turn all but the first one wait until the job is to yield."""
+    packed = pack_or_hand_back(context, journal, shard)
+    if shard and packed is not None:
+        wait_until_asked_to_yield(context.output, journal)
+    return packed
+
+
+def wait_until_asked_to_yield(output: str, journal: ShardJournal) -> None:
+    """Wait in the first turn of a job until its workers are to hand back shards.
+
+    Raises:
+        TimeoutError: If they never are.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_BE_ASKED
+    while not (journal.hands_back or Path(f"{output}.{_RESUMED}").exists()):
+        if time.monotonic() > deadline:
+            raise TimeoutError("The job was not asked to yield.")
+        time.sleep(0.02)
+
+
+def note_resumed(output: str) -> None:
+    """Have workers of later turns wait for nothing."""
+    Path(f"{output}.{_RESUMED}").touch()
 
 
 class IdleWorker(ShardWorker):

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 from eagleray.core.settings import Settings
@@ -77,6 +79,30 @@ def train_in_process(
     Trainer(worker_input, context, events.append, max_disk_fraction=max_disk_fraction).run()
     result = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=spec.epochs)
     return result, events
+
+
+class KilledError(Exception):
+    """Stands for a process that dies."""
+
+
+class DyingTrainer(Trainer):
+    """Dies when it has finished a number of steps."""
+
+    dies_at = 0
+
+    def step(self, *arguments: Any) -> torch.Tensor:
+        if self.progress.total_steps == self.dies_at:
+            raise KilledError
+        return super().step(*arguments)
+
+
+def train_until(spec: TrainSpec, home: Path, step: int) -> None:
+    """Train until a number of steps is finished, and die there."""
+    _, worker_input = plan_for(spec, home)
+    trainer = DyingTrainer(worker_input, single_process(spec), lambda _: None)
+    trainer.dies_at = step
+    with pytest.raises(KilledError):
+        trainer.run()
 
 
 ACCURACY = Monitor("accuracy", "max")

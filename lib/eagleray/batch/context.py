@@ -20,6 +20,7 @@ class WorkerOptions:
 
     Attributes:
         top_k: Number of labels listed for each image.
+        limit: Numbers of objects that are to be noticed.
         device: Device of the network: `cpu` or `cuda`.
         precision: Precision of the forward pass.
         engine: Name of the engine, or `auto`.
@@ -43,6 +44,7 @@ class WorkerOptions:
     seconds_per_image: float
     expected_images: int
     cache_folder: str
+    limit: tuple[str, ...] = ()
     niceness: int = 0
     gives_way: bool = False
 

@@ -20,7 +20,7 @@ from eagleray.batch.context import JobContext, WorkerOptions
 from eagleray.batch.inputs import list_inputs
 from eagleray.batch.pipeline import WorkerPool
 from eagleray.batch.plan import PredictPlan, PredictWork
-from eagleray.batch.results import result_schema, score_columns
+from eagleray.batch.results import result_schema
 from eagleray.batch.spec import PredictSpec
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.settings import Settings
@@ -35,6 +35,7 @@ from eagleray.sharded.manifest import ManifestReader
 from eagleray.sharded.plan import read_plan, require_same_work
 from eagleray.sharded.prepare import make_plan, require_free
 from eagleray.sources import InputSpec
+from eagleray.tasks.limits import require_limits
 
 __all__ = ["Job", "open_job"]
 
@@ -69,6 +70,12 @@ class Job:
         """A new reader of the list of inputs."""
         return ManifestReader(self.layout.manifest(self.plan.manifest), self.plan.num_shards)
 
+    @property
+    def result_schema(self) -> pa.Schema:
+        """The columns of the results."""
+        has_limits = bool(self.plan.work.limit)
+        return result_schema(self.model, self.manifest.schema, has_limits=has_limits)
+
     def context(self, worker_pool: WorkerPool) -> JobContext:
         """Return what the workers need to know.
 
@@ -84,6 +91,7 @@ class Job:
             require_engine(request.engine, manifest, device)
         options = WorkerOptions(
             top_k=request.top_k,
+            limit=request.limit,
             device=device,
             precision=request.precision,
             engine=request.engine,
@@ -138,6 +146,7 @@ def open_job(
         from eagleray.inference.choice import require_engine
 
         require_engine(request.engine, package.manifest, precision=request.precision)
+    require_limits(request.limit, package.task, where=request.name_of("limit"))
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,
@@ -156,14 +165,16 @@ def open_job(
         columns = listing.user_schema
         if request.sql_target is not None:  # before anything is written
             fields = [field.with_name(USER_PREFIX + field.name) for field in columns]
-            request.sql_target.require_ready(result_schema(model, pa.schema(fields)))
+            request.sql_target.require_ready(
+                result_schema(model, pa.schema(fields), has_limits=bool(request.limit))
+            )
         build = _plan_builder(model, work, rows_per_file or _rows_per_file(model, columns))
         plan = make_plan(layout, listing, build, reporter)
     require_same_work(layout, plan, work)
     record_job(settings, plan, layout.location, request.s3)
     job = Job(request, model, layout, plan, read_commit(layout), settings)
     if request.sql_target is not None:
-        request.sql_target.require_ready(result_schema(model, job.manifest.schema))
+        request.sql_target.require_ready(job.result_schema)
     return job
 
 
@@ -184,5 +195,5 @@ def _plan_builder(
 
 def _rows_per_file(model: LoadedModel, user_schema: pa.Schema) -> int:
     """Return the rows of a file that one process can hold."""
-    bytes_per_row = _BYTES_OF_OURS + 64 * len(user_schema) + 4 * len(score_columns(model))
+    bytes_per_row = _BYTES_OF_OURS + 64 * len(user_schema) + model.package.task.result_bytes
     return max(_MIN_ROWS_PER_FILE, min(_MAX_ROWS_PER_FILE, _FILE_BYTES // bytes_per_row))

@@ -27,6 +27,7 @@ class PredictWork(Work):
         contract_digest: Digest of the image contract.
         precision: Requested precision of the forward pass.
         top_k: Number of labels listed for each image.
+        limit: Numbers of objects that are to be noticed.
         seconds_per_image: Time limit for decoding an image, in seconds.
         format: Format of the result files.
     """
@@ -42,6 +43,7 @@ class PredictWork(Work):
     contract_digest: str
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     top_k: int
+    limit: tuple[str, ...] = ()
     seconds_per_image: float
     format: FormatName
 

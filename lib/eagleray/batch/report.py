@@ -19,7 +19,15 @@ import pyarrow as pa
 
 from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.timeline import throughput
-from eagleray.reports import bar_chart, histogram, line, render_page, thumbnails
+from eagleray.reports import (
+    bar_chart,
+    histogram,
+    line,
+    pictures_with_boxes,
+    render_page,
+    thumbnails,
+)
+from eagleray.tasks.page import Box
 
 __all__ = [
     "REPORT_COLUMNS",
@@ -32,7 +40,7 @@ __all__ = [
 
 REPORT_COLUMNS = (
     *("row", "uri", "status", "reason", "message"),
-    *("label", "score", "labels", "value"),
+    *("label", "score", "labels", "value", "objects"),
 )
 """Columns of the result table that a report uses, as far as the task has them."""
 
@@ -72,12 +80,22 @@ class _Example:
     label: str
     score: float | None
     message: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 def _example(rows: pa.Table, index: int) -> _Example:
     label, score = rows.column("label")[index].as_py(), rows.column("score")[index].as_py()
     known = score if score is not None and math.isfinite(score) else None
     return _Example(rows.column("uri")[index].as_py(), label or "(none)", known)
+
+
+def _box(found: Mapping[str, Any]) -> Box:
+    text = f"{found['label']} {found['score']:.2f}"
+    return Box(found["x"], found["y"], found["width"], found["height"], text)
+
+
+def _describe(names: Sequence[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(Counter(names).items()))
 
 
 @dataclass
@@ -88,6 +106,7 @@ class ReportCollector:
     reasons: Counter[str] = field(default_factory=Counter)
     score_counts: list[int] = field(default_factory=lambda: [0] * _SCORE_BINS)
     values: list[float] = field(default_factory=list)
+    counts_objects: bool = False
     _class_examples: dict[str, list[_Example]] = field(default_factory=dict)
     _reason_examples: dict[str, list[_Example]] = field(default_factory=dict)
     _least_confident: list[tuple[float, int, _Example]] = field(default_factory=list)
@@ -103,16 +122,34 @@ class ReportCollector:
             values = ok.column("value").to_numpy()
             room = max(_MAX_VALUES - len(self.values), 0)
             self.values.extend(values[np.isfinite(values)][:room].tolist())
+        elif "objects" in ok.column_names:
+            self._add_objects(ok)
         elif "score" in ok.column_names:  # an embedding has neither
             self._add_ok(ok)
 
-    def _add_ok(self, rows: pa.Table) -> None:
-        scores = rows.column("score").to_numpy()
-        # A network may return NaN, which belongs to no bin.
-        known = scores[np.isfinite(scores)]
+    def _add_objects(self, rows: pa.Table) -> None:
+        """Count objects, and keep the first few images with each label."""
+        self.counts_objects = True
+        uris = rows.column("uri").to_pylist()
+        for uri, objects in zip(uris, rows.column("objects").to_pylist(), strict=True):
+            self._add_scores(np.array([one["score"] for one in objects], np.float32))
+            names = [one["label"] for one in objects]
+            self.labels.update(names)
+            example = _Example(uri, _describe(names), None, boxes=tuple(map(_box, objects)))
+            for label in set(names):
+                examples = self._class_examples.setdefault(label, [])
+                if len(examples) < _EXAMPLES_PER_CLASS // 2:
+                    examples.append(example)
+
+    def _add_scores(self, scores: npt.NDArray[np.float32]) -> None:
+        known = scores[np.isfinite(scores)]  # a network may return NaN, which belongs to no bin
         bins = np.minimum((known * _SCORE_BINS).astype(int), _SCORE_BINS - 1)
         for position, count in enumerate(np.bincount(bins, minlength=_SCORE_BINS)):
             self.score_counts[position] += int(count)
+
+    def _add_ok(self, rows: pa.Table) -> None:
+        scores = rows.column("score").to_numpy()
+        self._add_scores(scores)
         for index, labels in enumerate(rows.column("labels").to_pylist()):
             for label in labels or ["(none)"]:
                 self.labels[label] += 1
@@ -166,7 +203,7 @@ def draw_plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> 
     plots = []
     common = collector.labels.most_common(_MAX_CLASSES_SHOWN)
     if common:
-        title = "Images per class"
+        title = "Objects per class" if collector.counts_objects else "Images per class"
         if len(collector.labels) > len(common):
             title += f" (the {len(common)} most frequent of {len(collector.labels)})"
         names, counts = zip(*common, strict=True)
@@ -256,13 +293,16 @@ def render_report(
             }
             for label, count in common[:_MAX_CLASSES_SHOWN]
         ],
+        has_boxes=collector.counts_objects,
         num_more_classes=max(0, len(common) - _MAX_CLASSES_SHOWN),
         plan=plan,
     )
 
 
 def _with_pictures(examples: Sequence[_Example]) -> list[dict[str, Any]]:
-    pictures = thumbnails([example.uri for example in examples])
+    uris = [example.uri for example in examples]
+    boxes = [example.boxes for example in examples]
+    pictures = pictures_with_boxes(uris, boxes) if any(boxes) else thumbnails(uris)
     return [
         {"uri": one.uri, "label": one.label, "score": one.score, "picture": picture}
         for one, picture in zip(examples, pictures, strict=True)

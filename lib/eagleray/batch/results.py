@@ -15,9 +15,9 @@ from eagleray.batch.sinks import sink_named
 from eagleray.registry.references import LoadedModel
 from eagleray.sharded.columns import USER_PREFIX, names_beside_ours, user_columns
 from eagleray.tasks import Outcome, Task, task_class
-from eagleray.tasks.base import SCORE_PREFIX
+from eagleray.tasks.limits import CountLimit, exceeded_limits
 
-__all__ = ["ResultWriter", "output_names", "read_columns", "result_schema", "score_columns"]
+__all__ = ["ResultWriter", "output_names", "read_columns", "result_schema"]
 
 _IDENTITY = (
     pa.field("row", pa.int64(), nullable=False),
@@ -37,7 +37,8 @@ _ABOUT = (
     pa.field("model_digest", pa.string(), nullable=False),
     pa.field("contract_digest", pa.string(), nullable=False),
 )
-_GENERAL = (*_IDENTITY, *_STATUS, *_ABOUT)
+_EXCEEDS = pa.field("exceeds", pa.list_(pa.string()))  # of jobs with limits
+_GENERAL = (*_IDENTITY, *_STATUS, _EXCEEDS, *_ABOUT)
 _NO_COLUMNS = pa.schema([])
 
 
@@ -55,29 +56,30 @@ def output_names(user_columns: Sequence[str], task: type[Task] | None = None) ->
         user_columns: Names in the user's table.
         task: Task of the model, for columns of its own.
     """
-    ours = _our_fields(task)
-    return names_beside_ours(
-        user_columns, lambda name: name in ours or name.startswith(SCORE_PREFIX)
-    )
+    ours, prefixes = _our_fields(task), tuple(_label_types(task))
+    return names_beside_ours(user_columns, lambda name: name in ours or name.startswith(prefixes))
 
 
-def score_columns(model: LoadedModel) -> tuple[str, ...]:
-    """Return the columns with the probability of one label each."""
-    fields = model.package.task.result_fields()
-    return tuple(field.name for field in fields if field.name.startswith(SCORE_PREFIX))
+def _label_types(task: type[Task] | None) -> dict[str, pa.DataType]:
+    """Return the types of columns of one label each, by the prefix of their names."""
+    return (Task if task is None else task).label_types()
 
 
-def result_schema(model: LoadedModel, manifest_schema: pa.Schema) -> pa.Schema:
+def result_schema(
+    model: LoadedModel, manifest_schema: pa.Schema, *, has_limits: bool = False
+) -> pa.Schema:
     """Return the columns of a job's results.
 
     Args:
         model: The model, whose task has columns of its own.
         manifest_schema: Schema of the manifest; columns that begin with `USER_PREFIX` are the
             user's.
+        has_limits: Whether the job has limits, so that a column lists those that are exceeded.
     """
     task = model.package.task
     user = _renamed(user_columns(manifest_schema), type(task))
-    return pa.schema([*_IDENTITY, *user, *_STATUS, *task.result_fields(), *_ABOUT])
+    of_limits = [_EXCEEDS] if has_limits else []
+    return pa.schema([*_IDENTITY, *user, *_STATUS, *task.result_fields(), *of_limits, *_ABOUT])
 
 
 def _renamed(user_schema: pa.Schema, task: type[Task] | None) -> list[pa.Field]:
@@ -108,12 +110,13 @@ def read_columns(
     """
     kind = None if task is None else task_class(task)
     known = {**_our_fields(kind), **{field.name: field for field in _renamed(user_schema, kind)}}
-    fields = []
+    fields, label_types = [], _label_types(kind)
     sink = sink_named(output_format)
     for name in sink.column_names(content) if columns is None else columns:
-        if name not in known and not name.startswith(SCORE_PREFIX):
+        of_label = [found for prefix, found in label_types.items() if name.startswith(prefix)]
+        if name not in known and not of_label:
             raise ValueError(f"a result table has no column {name!r}")
-        fields.append(known.get(name, pa.field(name, pa.float32())))
+        fields.append(known.get(name) or pa.field(name, of_label[0]))
     return sink.decode(content, pa.schema(fields))
 
 
@@ -125,11 +128,13 @@ class ResultWriter:
         model: The model.
         schema: Schema of the results.
         top_k: Number of labels to list with their probabilities.
+        limits: Limits of the job; `exceeds` lists those that an image exceeds.
     """
 
     model: LoadedModel
     schema: pa.Schema
     top_k: int
+    limits: tuple[CountLimit, ...] = ()
 
     def table(
         self, rows: pa.Table, outcomes: Sequence[Outcome], milliseconds: Sequence[float]
@@ -162,7 +167,8 @@ class ResultWriter:
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def _outcome_columns(self, outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
-        fields = (*_STATUS, *self.model.package.task.result_fields(), *_ABOUT[:2])
+        task = self.model.package.task
+        fields = (*_STATUS, *task.result_fields(), _EXCEEDS, *_ABOUT[:2])
         rows = [self._outcome_row(outcome) for outcome in outcomes]
         return {field.name: [row.get(field.name) for row in rows] for field in fields}
 
@@ -175,9 +181,11 @@ class ResultWriter:
                 "reason": failure.reason.value,
                 "message": failure.message,
             }
+        task = self.model.package.task
         return {
             "status": "ok",
-            **self.model.package.task.result_row(outcome.prediction, self.top_k),
+            **task.result_row(outcome.prediction, self.top_k),
+            _EXCEEDS.name: exceeded_limits(self.limits, task, outcome.prediction),
             "width": outcome.width,
             "height": outcome.height,
         }

@@ -20,6 +20,7 @@ from eagleray.io.tables import texts_of
 from eagleray.models.attributes import Attribute, Features, encode_columns
 from eagleray.sharded.columns import USER_PREFIX
 from eagleray.sharded.layout import OutputLayout
+from eagleray.tasks.limits import CountLimit
 from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ShardPredictor"]
@@ -45,8 +46,9 @@ class ShardPredictor:
             cache_folder=Path(options.cache_folder),
         )
         self._predictor.require_healthy()
-        schema = result_schema(context.model, context.manifest.schema)
-        self._writer = ResultWriter(context.model, schema, options.top_k)
+        limits = tuple(map(CountLimit.parse, options.limit))
+        schema = result_schema(context.model, context.manifest.schema, has_limits=bool(limits))
+        self._writer = ResultWriter(context.model, schema, options.top_k, limits)
 
     def find_result(self, shard: int) -> ShardSummary | None:
         """Return the summary of a shard whose result was put by a worker that died after it."""

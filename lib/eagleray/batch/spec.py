@@ -18,6 +18,7 @@ from eagleray.core.types import DeviceChoice, EngineName, Precision
 from eagleray.io import storage
 from eagleray.io.spec_fields import SourceFields
 from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
+from eagleray.tasks.limits import LimitText
 
 __all__ = ["BatchRequest", "PredictSpec", "WorkersText"]
 
@@ -60,6 +61,12 @@ class BatchRequest(Spec):
     )
     format: FormatName = spec_field(
         "parquet", RESULTS, "Format of the result files: parquet, csv, jsonl, or an extension's."
+    )
+    limit: tuple[LimitText, ...] = spec_field(
+        (),
+        RESULTS,
+        "Number of objects that is to be noticed, such as 'person>10'; the column exceeds lists "
+        "those that an image exceeds.",
     )
     top_k: int = spec_field(5, RESULTS, "Labels listed for each image.", ge=1, le=MAX_TOP_K)
     max_failures: FailureLimitText = spec_field(
@@ -157,6 +164,7 @@ class PredictSpec(SourceFields, BatchRequest):
             contract_digest=contract_digest,
             precision=self.precision,
             top_k=self.top_k,
+            limit=self.limit,
             seconds_per_image=self.image_timeout,
             format=self.format,
         )

@@ -55,7 +55,8 @@ _PASS_EVERYTHING_ON = {
 PROGRAMS = {
     name: f"eagleray.jobs.{name}"
     for name in (
-        *("inspect", "convert", "train", "tune", "evaluate", "predict", "pack", "doctor", "demo"),
+        *("inspect", "convert", "train", "tune", "evaluate", "explain", "predict", "pack"),
+        *("doctor", "demo"),
     )
 } | {"serve": "eagleray.serve.run", "gateway": "eagleray.serve.gateway.run"}
 """The module of each command that is a program of its own."""
@@ -66,6 +67,7 @@ _SUMMARIES = {
     "train": "Train a model on several workers and register it.",
     "tune": "Try many specifications, stop the poor ones early, register the best.",
     "evaluate": "Measure a model on labelled images: metrics, KPIs and a page.",
+    "explain": "Explain what a classifier predicts: heat maps on a page.",
     "predict": "Predict images in batch: a table and a page.",
     "pack": "Pack many small files into few large ones, with a manifest.",
     "doctor": "Check that this machine, or every node of a cluster, reaches what jobs need.",

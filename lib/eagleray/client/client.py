@@ -118,8 +118,8 @@ class AsyncClient:
         Args:
             model: Name of the model.
             image: Image file (bytes, path or open file), or its address.
-            fields: `top_k`, `threshold`, `version`, `timeout_ms`; and `attributes`, by name, for a
-                model that takes them (a list for several images).
+            fields: `top_k`, `threshold`, `version`, `timeout_ms`, `explain`; and `attributes`, by
+                name, for a model that takes them (a list for several images).
 
         Raises:
             BadImageError: If the image cannot be used.

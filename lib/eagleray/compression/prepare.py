@@ -16,7 +16,7 @@ from eagleray.data.split import SPLIT_NAMES
 from eagleray.data.split_file import read_named_split
 from eagleray.inference.choice import require_engine
 from eagleray.io import storage
-from eagleray.models.graph import require_one_output
+from eagleray.models.graph import require_graph_outputs
 from eagleray.models.package import ModelPackage
 from eagleray.registry.lineage import SPLIT_ARTIFACT
 from eagleray.registry.references import require_version
@@ -92,7 +92,7 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
             "--data."
         )
     package = registry.load(parent)
-    require_one_output(package)
+    require_graph_outputs(package)
     calibration = calibration.take(stratified_order(calibration.labels, spec.seed))
     held_out, labelled = splits.get("validation"), True
     if held_out is None or len(held_out) < MIN_IMAGES:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
-__all__ = ["JobState"]
+__all__ = ["ACTIVE_STATES", "RECOVERABLE_STATES", "JobState"]
 
 
 class JobState(StrEnum):
@@ -28,3 +29,10 @@ class JobState(StrEnum):
     def has_ended(self) -> bool:
         """Whether the job changes no more unless it is started again."""
         return self not in (JobState.QUEUED, JobState.RUNNING, JobState.YIELDED)
+
+
+ACTIVE_STATES: Final = frozenset({JobState.QUEUED.value, JobState.RUNNING.value})
+"""States of the record of a submitted job that waits or runs."""
+
+RECOVERABLE_STATES: Final = ACTIVE_STATES | {JobState.LOST.value}
+"""States of the record of a submitted job that its process, or another attempt, may continue."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
+import random
 import socket
 from pathlib import Path
 
 __all__ = ["cpu_model", "free_port", "give_way", "num_usable_cores", "set_niceness"]
 
 
+_LISTENING_PORTS = range(20_000, 32_768)
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -71,7 +74,12 @@ def give_way() -> None:
 
 
 def free_port() -> int:
-    """Return a free port of loopback; another process could take it before it is used."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port of loopback; another process could take it before it is used.
+
+    It lies below the ports that Linux gives to outgoing connections, which are taken all the time.
+    """
+    for port in random.sample(_LISTENING_PORTS, len(_LISTENING_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

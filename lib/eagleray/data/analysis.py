@@ -12,6 +12,7 @@ import numpy as np
 from eagleray.data.data_warnings import Remedies, warnings_of
 from eagleray.data.inspection import Inspection
 from eagleray.data.near_duplicates import find_near_duplicates
+from eagleray.data.object_report import count_objects, describe_objects
 from eagleray.data.report import DataReport, Duplicates, ImageRow, Range
 from eagleray.data.split import SPLIT_NAMES, Split
 from eagleray.tasks import task_class
@@ -24,7 +25,7 @@ _MAX_PAIRS = 1000  # near-duplicates kept in a report; all of them are counted
 class _Rows:
     """Rows of all splits, with what the inspection found of each."""
 
-    def __init__(self, split: Split, inspection: Inspection) -> None:
+    def __init__(self, split: Split, inspection: Inspection, *, has_objects: bool) -> None:
         reasons, digests = (
             inspection.table.column(name).to_pylist() for name in ("reason", "sha256")
         )
@@ -36,7 +37,8 @@ class _Rows:
         for name, images in split.by_name.items():
             for uri, label in zip(images.uris, images.labels, strict=True):
                 at = place[uri]
-                self.rows.append(ImageRow(uri, name, label, reasons[at] is None))
+                shown = describe_objects(label) if has_objects else label
+                self.rows.append(ImageRow(uri, name, shown, reasons[at] is None))
                 self.sha256.append(digests[at])
                 self._shown.append(int(self._near.pictures[at]))
 
@@ -81,7 +83,8 @@ def make_report(
         notes: Sentences on how the data were read.
         remedies: What the reader of a warning can still do; None for everything.
     """
-    rows = _Rows(split, inspection)
+    has_objects = task_class(task).label_kind == "objects"
+    rows = _Rows(split, inspection, has_objects=has_objects)
     classes = _count_classes(split, task)
     exact = [
         Duplicates(tuple(rows.rows[row] for row in group)) for group in rows.exact_duplicates()
@@ -98,6 +101,7 @@ def make_report(
         near=near,
         leaked=leaked,
         notes=tuple(notes),
+        objects=count_objects(split, inspection) if has_objects else None,
     )
     return replace(report, warnings=warnings_of(report, remedies or Remedies()))
 

@@ -37,6 +37,7 @@ def warnings_of(report: DataReport, remedies: Remedies) -> tuple[str, ...]:
         *_warn_of_unreadable(report.unreadable, report.num_images),
         *_warn_of_leaks(report, remedies),
         *_warn_of_contradictions(report.exact),
+        *(() if report.objects is None else report.objects.warnings()),
     )
 
 

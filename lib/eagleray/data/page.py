@@ -41,6 +41,7 @@ def render_data_report(report: DataReport, about: Mapping[str, object], *, title
         ("Near-duplicates across splits", list(report.near)),
         ("Exact duplicates within a split", within),
     )
+    objects = () if report.objects is None else tuple(report.objects.classes.items())
     return render_page(
         "data.html.j2",
         title=title,
@@ -50,6 +51,9 @@ def render_data_report(report: DataReport, about: Mapping[str, object], *, title
         classes=list(report.classes.items())[:_MAX_CLASSES_SHOWN],
         num_more_classes=max(0, len(report.classes) - _MAX_CLASSES_SHOWN),
         split_names=SPLIT_NAMES,
+        objects=report.objects,
+        object_classes=objects[:_MAX_CLASSES_SHOWN],
+        num_more_object_classes=max(0, len(objects) - _MAX_CLASSES_SHOWN),
         unreadable=report.unreadable[:_MAX_FAULTS_SHOWN],
         num_more_unreadable=max(0, len(report.unreadable) - _MAX_FAULTS_SHOWN),
         duplicates=[

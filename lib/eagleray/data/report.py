@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.data.inspection import Fault
+from eagleray.data.object_report import ObjectReport
 from eagleray.data.split import SPLIT_NAMES
 
 __all__ = ["DataReport", "Duplicates", "ImageRow", "Range"]
@@ -19,7 +20,7 @@ class ImageRow:
     Attributes:
         uri: Location of the image.
         split: Split that the row is in.
-        label: Label as written.
+        label: Label as written; for objects, how many there are of each class.
         readable: Whether the image can be read.
     """
 
@@ -105,6 +106,7 @@ class DataReport:
             those that have a near-duplicate in a split before it.
         warnings: Sentences on what should be checked before training.
         notes: Sentences on how the data were read, and what was skipped.
+        objects: What the labels say of objects; None if they are of whole images.
     """
 
     splits: Mapping[str, int]
@@ -117,6 +119,7 @@ class DataReport:
     leaked: Mapping[str, tuple[int, int]]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    objects: ObjectReport | None = None
 
     @property
     def num_images(self) -> int:
@@ -150,4 +153,5 @@ class DataReport:
             },
             "warnings": list(self.warnings),
             "notes": list(self.notes),
+            **({} if self.objects is None else {"objects": self.objects.as_json()}),
         }

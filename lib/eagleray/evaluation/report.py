@@ -9,7 +9,15 @@ from eagleray.evaluation.bootstrap import Interval
 from eagleray.evaluation.evaluate import Evaluation
 from eagleray.evaluation.kpi import KpiResult
 from eagleray.evaluation.slices import Slice
-from eagleray.reports import confusion_matrix, curves, histogram, render_page, scatter, thumbnails
+from eagleray.reports import (
+    confusion_matrix,
+    curves,
+    histogram,
+    pictures_with_boxes,
+    render_page,
+    scatter,
+    thumbnails,
+)
 from eagleray.tasks.page import ConfusionMatrix, Curves, Histogram, Plot, Scatter
 from eagleray.tasks.review import Mistake, SuspectedLabel
 
@@ -69,6 +77,7 @@ def render_evaluation(
         tables=section.tables,
         slices=_by_column(slices),
         mistakes=_with_pictures(evaluation, mistakes),
+        has_boxes=any(one.boxes for one in mistakes),
         suspects=_with_pictures(evaluation, review.suspects[:_NUM_PICTURES]),
         num_suspects=len(review.suspects),
         withheld=review.withheld,
@@ -89,7 +98,9 @@ def _with_pictures(
     evaluation: Evaluation, items: Sequence[Mistake | SuspectedLabel]
 ) -> list[dict[str, Any]]:
     uris = [evaluation.uri(item.position) for item in items]
+    boxes = [item.boxes if isinstance(item, Mistake) else () for item in items]
+    pictures = pictures_with_boxes(uris, boxes) if any(boxes) else thumbnails(uris)
     return [
         {"item": item, "uri": uri, "picture": picture}
-        for item, uri, picture in zip(items, uris, thumbnails(uris), strict=True)
+        for item, uri, picture in zip(items, uris, pictures, strict=True)
     ]

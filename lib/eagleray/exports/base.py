@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Union
 
 from eagleray.core.extensions import Extensions
 
@@ -24,10 +24,22 @@ if TYPE_CHECKING:  # the names of the formats are listed where numpy and PyTorch
 
     from eagleray.models.package import ModelPackage
 
-__all__ = ["EXPORTERS", "IMAGES", "REQUIREMENTS", "RUNTIMES", "Exporter", "RunImage", "output_name"]
+__all__ = [
+    "EXPORTERS",
+    "IMAGES",
+    "REQUIREMENTS",
+    "RUNTIMES",
+    "Arrays",
+    "Exporter",
+    "RunImage",
+    "output_name",
+    "output_names",
+]
 
-RunImage = Callable[["npt.NDArray[np.uint8]"], "npt.NDArray[np.float32]"]
-"""Runs an exported model on one uint8 image (1, H, W, C); returns its outputs (1, num_values)."""
+Arrays = Union["npt.NDArray[np.float32]", Mapping[str, "npt.NDArray[np.float32]"]]
+RunImage = Callable[["npt.NDArray[np.uint8]"], Arrays]
+"""Runs an exported model on one uint8 image (1, H, W, C); returns its outputs (1, num_values), or
+those of a model with several outputs (1, …) by name."""
 
 REQUIREMENTS = Path(__file__).with_name("requirements")
 """Folder of the pinned requirements of each format."""
@@ -51,6 +63,7 @@ class Exporter(ABC):
         requirements: File of pinned packages with hashes, as pip reads it, which Eagleray does not
             depend on; None if the export needs none.
         carries_graphs: Whether quantized packages can be exported.
+        carries_several: Whether models with several outputs can be exported.
         takes: What the exported model takes an image as.
         batch: Sizes of batches that the exported model takes: `any` or `1`.
         also_needed: Packages that the example needs beside numpy and Pillow, as pip names them.
@@ -62,6 +75,7 @@ class Exporter(ABC):
     runtime: ClassVar[Path]
     requirements: ClassVar[Path | None] = None
     carries_graphs: ClassVar[bool] = False
+    carries_several: ClassVar[bool] = False
     takes: ClassVar[str] = "a uint8 array, NHWC"
     batch: ClassVar[str] = "1"
     also_needed: ClassVar[str] = ""
@@ -108,6 +122,16 @@ class Exporter(ABC):
 EXPORTERS: Extensions[Exporter] = Extensions("export format")
 
 
+def output_names(package: ModelPackage) -> tuple[str, ...]:
+    """Return the names of an exported model's outputs.
+
+    They are `probabilities`, or `values` without labels, and `boxes` and `scores` of a detector.
+    """
+    names = package.task.exported_names
+    return names or ("probabilities" if package.task.labels else "values",)
+
+
 def output_name(package: ModelPackage) -> str:
-    """Return the name of a model's output: `probabilities`, or `values` without labels."""
-    return "probabilities" if package.task.labels else "values"
+    """Return the name of the only output of an exported model."""
+    (name,) = output_names(package)
+    return name

@@ -25,8 +25,12 @@ original's outputs between images. It finds wrong outputs that are all small, su
 probabilities of many labels that are about equally likely."""
 
 MIN_AGREEMENT = 0.99
-"""Minimum share of images for which a quantized model predicts the same; one image may differ
-however few there are."""
+"""Minimum share of images for which a quantized model, or a detector, predicts the same; one image
+may differ however few there are."""
+
+MAX_OBJECTS_DIFFERENCE = 0.25
+"""Maximum difference of the objects of an image, whose mean is within `FLOAT_TOLERANCE`: rounding
+may choose another one of two objects that overlap, or have scores at the lowest one."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Tolerance:
     Attributes:
         max_difference: Maximum difference of an output.
         max_relative: Maximum mean difference as a share of the outputs' variation between images.
+        max_mean: Maximum mean difference.
         min_agreement: Minimum share of images with the same prediction.
     """
 
     max_difference: float
     max_relative: float = math.inf
+    max_mean: float = math.inf
     min_agreement: float = 0.0
 
 
@@ -52,7 +58,14 @@ def tolerance_of(package: ModelPackage) -> Tolerance:
     """
     if package.manifest.quantization is not None:
         return Tolerance(package.golden.tolerance, min_agreement=MIN_AGREEMENT)
-    return Tolerance(FLOAT_TOLERANCE * package.task.unit, MAX_RELATIVE)
+    task = package.task
+    if task.exported_names:
+        return Tolerance(
+            MAX_OBJECTS_DIFFERENCE * task.unit,
+            max_mean=FLOAT_TOLERANCE * task.unit,
+            min_agreement=MIN_AGREEMENT,
+        )
+    return Tolerance(FLOAT_TOLERANCE * task.unit, MAX_RELATIVE)
 
 
 @dataclass(frozen=True)
@@ -81,13 +94,14 @@ class Comparison:
     Attributes:
         images: The images, in order.
         mean_difference: Mean difference of an output.
-        variation: Mean absolute deviation of the original's outputs between images.
+        variation: Mean absolute deviation of the original's outputs between images; None where
+            there is none.
         tolerance: What is allowed.
     """
 
     images: tuple[ComparedImage, ...]
     mean_difference: float
-    variation: float
+    variation: float | None
     tolerance: Tolerance
 
     @cached_property
@@ -111,7 +125,7 @@ class Comparison:
     @property
     def relative_difference(self) -> float | None:
         """Mean difference as a share of the variation; None if the outputs do not vary."""
-        return self.mean_difference / self.variation if self.variation > 0 else None
+        return self.mean_difference / self.variation if self.variation else None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -121,6 +135,11 @@ class Comparison:
         if not self.max_difference <= allowed.max_difference:  # nor if it is NaN
             faults.append(
                 f"differs by {self.max_difference:.3g} where {allowed.max_difference:.3g} is "
+                "allowed"
+            )
+        if self.mean_difference > allowed.max_mean:
+            faults.append(
+                f"differs by {self.mean_difference:.3g} on average where {allowed.max_mean:.3g} is "
                 "allowed"
             )
         relative = self.relative_difference
@@ -165,7 +184,7 @@ def compare(
     exported: tuple[npt.NDArray[np.float32], Sequence[Prediction]],
     tolerance: Tolerance,
 ) -> Comparison:
-    """Compare the outputs (N, num_values) and predictions of two models, N of at least 1.
+    """Compare the outputs (N, …) and predictions of two models, N of at least 1.
 
     Args:
         task: The task of both.
@@ -175,18 +194,18 @@ def compare(
         tolerance: What is allowed.
     """
     (expected, predictions), (found, found_predictions) = original, exported
-    differences = np.abs(found.astype(np.float64) - expected)
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
     images = tuple(
         ComparedImage(
             uri,
-            float(row.max()),
+            task.max_difference(found[row : row + 1], expected[row : row + 1]),
             task.describe(one),
             task.describe(other),
             task.same_answer(one, other),
         )
-        for uri, row, one, other in zip(
-            uris, differences, predictions, found_predictions, strict=True
+        for row, (uri, one, other) in enumerate(
+            zip(uris, predictions, found_predictions, strict=True)
         )
     )
-    variation = np.abs(expected - expected.mean(axis=0)).mean() if len(expected) > 1 else 0.0
-    return Comparison(images, float(differences.mean()), float(variation), tolerance)
+    mean = task.mean_difference(found, expected)
+    return Comparison(images, mean, task.variation(expected), tolerance)

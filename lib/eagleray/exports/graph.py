@@ -7,6 +7,7 @@ temperature: whoever runs the export needs to know neither.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from eagleray.core.errors import InputError
-from eagleray.exports.base import IMAGES, output_name
-from eagleray.models.graph import LOGITS_OUTPUT, export_graph
+from eagleray.exports.base import IMAGES, output_names
+from eagleray.models.graph import export_graph
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
-from eagleray.tasks import Task
+from eagleray.tasks import NetworkOutput, Task
 
 __all__ = ["ExportedNetwork", "export_program", "onnx_graph"]
+
+_PREFIX = "task_"
 
 
 class ExportedNetwork(nn.Module):
@@ -37,14 +40,14 @@ class ExportedNetwork(nn.Module):
         self.task = package.task
         self.planar = planar
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images to activated outputs (N, num_values), float32."""
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Map images to activated outputs (N, num_values), float32, or several (N, …) by name."""
         network = self.network
         if self.planar:
             logits = network.module(images * network.scale + network.offset)
         else:
             logits = network(images)
-        return self.task.activate(logits)
+        return self.task.exported_outputs(logits)
 
 
 def export_program(package: ModelPackage, *, planar: bool = False) -> Any:
@@ -77,33 +80,56 @@ def onnx_graph(package: ModelPackage) -> Any:
     """
     graph = onnx.load_from_string(package.graph or export_graph(package))
     opset = next(one.version for one in graph.opset_import if one.domain in ("", "ai.onnx"))
-    activation = _activation_graph(package.task, opset)
+    names = output_names(package)
+    activation = _activation_graph(package.task, opset, _output_shapes(graph), names)
     activation.ir_version = graph.ir_version
     merged = onnx.compose.merge_models(
-        graph, activation, io_map=[(LOGITS_OUTPUT, LOGITS_OUTPUT)], prefix2="task_"
+        graph,
+        activation,
+        io_map=[(one.name, one.name) for one in graph.output],
+        prefix2=_PREFIX,
     )
-    return _named(merged, package)
+    return _named(merged, names)
+
+
+def _output_shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each output for one image by name."""
+    return {
+        output.name: tuple(one.dim_value for one in output.type.tensor_type.shape.dim)[1:]
+        for output in graph.graph.output
+    }
 
 
 class _Activation(nn.Module):
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, names: Sequence[str], results: Sequence[str]) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.names, self.results = task, tuple(names), tuple(results)
 
-    def forward(self, logits: Tensor) -> Tensor:
-        return self.task.activate(logits)
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given: NetworkOutput = tensors[0]
+        if len(tensors) > 1:
+            given = dict(zip(self.names, tensors, strict=True))
+        outputs = self.task.exported_outputs(given)
+        if isinstance(outputs, Tensor):
+            return (outputs,)
+        # A graph does not return its input as it is.
+        return tuple(outputs[name] + 0.0 for name in self.results)
 
 
-def _activation_graph(task: Task, opset: int) -> Any:
+def _activation_graph(
+    task: Task, opset: int, shapes: Mapping[str, tuple[int, ...]], results: Sequence[str]
+) -> Any:
+    """Return the graph from a network's outputs to those of the export, `outputs_0` and so on."""
+    batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Activation(task),
-            (torch.zeros(2, task.num_outputs),),
+            _Activation(task, list(shapes), results),
+            tuple(torch.zeros(2, *shape) for shape in shapes.values()),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            input_names=[LOGITS_OUTPUT],
-            output_names=["outputs"],
+            dynamic_shapes=(tuple({0: batch} for _ in shapes),),
+            input_names=list(shapes),
+            output_names=[f"outputs_{index}" for index in range(len(results))],
             opset_version=opset,
             verbose=False,
         )
@@ -111,17 +137,18 @@ def _activation_graph(task: Task, opset: int) -> Any:
     return program.model_proto
 
 
-def _named(model: Any, package: ModelPackage) -> Any:
-    """Name the inputs and the output as the README does."""
+def _named(model: Any, names: Sequence[str]) -> Any:
+    """Name the inputs and the outputs as the README does."""
     assert [one.name for one in model.graph.input] == [IMAGES]
-    (output,) = model.graph.output
+    # A name of the network, such as `boxes`, may be that of an output of the export.
+    known = {one.name: name for one, name in zip(model.graph.output, names, strict=True)}
+    held = {name: f"network_{name}" for name in names if name not in known}
     for node in model.graph.node:
-        node.output[:] = [
-            output_name(package) if name == output.name else name for name in node.output
-        ]
-        node.input[:] = [
-            output_name(package) if name == output.name else name for name in node.input
-        ]
-    output.name = output_name(package)
+        for found in (node.input, node.output):
+            found[:] = [known.get(name) or held.get(name) or name for name in found]
+    for value in model.graph.value_info:
+        value.name = held.get(value.name, value.name)
+    for output, name in zip(model.graph.output, names, strict=True):
+        output.name = name
     onnx.checker.check_model(model)
     return model

@@ -29,7 +29,7 @@ from eagleray.exports.process import CONVERT, RUN, Limits, run_step
 from eagleray.exports.spec import ExportSpec
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
-from eagleray.models.graph import require_one_output
+from eagleray.models.graph import require_graph_outputs
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.references import LoadedModel
 from eagleray.registry.registry import Registry
@@ -125,8 +125,17 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             f"{', '.join(one.name for one in package.attributes)} beside images, and exports take "
             "images only; serve it by `eagleray serve`."
         )
+    names = package.task.exported_names
+    if names and not exporter.carries_several:
+        able = " or ".join(
+            name for name in EXPORTERS.names() if EXPORTERS.get(name).carries_several
+        )
+        raise InputError(
+            f"Model {manifest.name!r} has several outputs ({', '.join(names)}), and "
+            f"{exporter.title} exports have one; export it to {able}."
+        )
     if not manifest.has_graph:
-        require_one_output(package)
+        require_graph_outputs(package)
 
 
 def run_export(job: ExportJob, reporter: ProgressReporter) -> ExportFacts:

@@ -22,6 +22,7 @@ class OnnxExporter(Exporter):
     runtime: ClassVar[Path] = RUNTIMES / "onnx.py"
     requirements: ClassVar[Path | None] = REQUIREMENTS / "onnx.txt"
     carries_graphs: ClassVar[bool] = True
+    carries_several: ClassVar[bool] = True
     batch: ClassVar[str] = "any"
     also_needed: ClassVar[str] = "onnxruntime"
 

@@ -22,6 +22,7 @@ class OpenVinoExporter(Exporter):
     file: ClassVar[str] = "model.xml"
     runtime: ClassVar[Path] = RUNTIMES / "openvino.py"
     carries_graphs: ClassVar[bool] = True
+    carries_several: ClassVar[bool] = True
     batch: ClassVar[str] = "any"
     also_needed: ClassVar[str] = "openvino"
 

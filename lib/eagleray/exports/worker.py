@@ -4,7 +4,7 @@
 
 The folder holds `request.json` with the format, the model in `package/`, and for `run` the images
 in `pixels.npy`, uint8 (N, H, W, C). The exported files are in `export/`. A run writes
-`outputs.npy`, float32 (N, num_values), and both write `result.json`. An error that the user can fix
+`outputs.npy`, float32 (N, …), and both write `result.json`. An error that the user can fix
 is written to `error.json`.
 """
 
@@ -13,16 +13,19 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from eagleray.core.errors import ExitCode, UserError
 from eagleray.core.parent_death import exit_with_parent
-from eagleray.exports.base import EXPORTERS, Exporter
+from eagleray.exports.base import EXPORTERS, Arrays, Exporter
 from eagleray.exports.process import CONVERT, ERROR_FILE
 from eagleray.models.package import ModelPackage, read_package
+from eagleray.tasks import Task
 
 __all__ = ["main"]
 
@@ -47,14 +50,26 @@ def _run(exporter: Exporter, package: ModelPackage, folder: Path) -> dict[str, A
     outputs, seconds = [], []
     for index in range(len(pixels)):
         start = time.perf_counter()
-        outputs.append(np.asarray(run(pixels[index : index + 1]), np.float32))
+        found = run(pixels[index : index + 1])
         seconds.append(time.perf_counter() - start)
+        outputs.append(_finished(package.task, found))
     np.save(folder / "outputs.npy", np.concatenate(outputs))
     return {
         "runtime": runtime.VERSION,
         "milliseconds": 1000 * float(np.median(seconds)),
         "inspected": exporter.inspect(package, path),
     }
+
+
+def _finished(task: Task, found: Arrays) -> npt.NDArray[np.float32]:
+    """Return the activated outputs of an image (1, …) from those of the exported model."""
+    import torch
+
+    if isinstance(found, Mapping):
+        tensors = {name: torch.from_numpy(array) for name, array in found.items()}
+        finished: npt.NDArray[np.float32] = task.finish_exported(tensors).numpy()
+        return finished
+    return np.asarray(found, np.float32)
 
 
 def main(step: str, folder: Path) -> int:

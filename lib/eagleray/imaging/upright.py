@@ -9,6 +9,7 @@ from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.decode import check_header
 from eagleray.imaging.header import Header
 from eagleray.imaging.pillow import open_image
+from eagleray.imaging.tiff import exif_orientation
 
 __all__ = ["upright_size"]
 
@@ -28,8 +29,10 @@ def upright_size(data: bytes, contract: ImageContract) -> tuple[int, int]:
     """
     header = check_header(data, contract)
     width, height = header.width, header.height
-    if header.format == "jpeg":
-        return (height, width) if header.orientation >= 5 else (width, height)
+    if header.format in ("jpeg", "tiff"):
+        is_jpeg = header.format == "jpeg"
+        orientation = header.orientation if is_jpeg else exif_orientation(data)
+        return (height, width) if orientation >= 5 else (width, height)
     if header.format in _WITHOUT_ORIENTATION or _is_plain_png(header, data):
         return width, height
     return _by_pillow(data, header)

@@ -1,31 +1,46 @@
 """Grafts the image contract and the form of the outputs onto the graph of another program.
 
 The result takes and gives what the graph of every package does: `images`, uint8 (N, H, W, C), RGB
-or gray, and `logits`, float32 (N, num_outputs). What is put before the network:
+or gray, and `logits`, float32 (N, num_outputs), or what a decoder makes of a detector's outputs.
+What is put before the network:
 
     (pixels / 255 - mean) / std, by the contract        Cast, Mul, Add
     the order of channels                                Gather
     the order of dimensions                              Transpose
 
-and behind it, where it gives probabilities p: log p, of which softmax makes p again, or
+and behind it, where it gives probabilities p of labels: log p, of which softmax makes p again, or
 log(p / (1 - p)) for the sigmoid.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from eagleray.imaging import ImageContract
+from eagleray.importing.decoders.base import Decoder, DetectorOutputs
+from eagleray.importing.operators import Operators
 from eagleray.models.graph import IMAGES_INPUT, LOGITS_OUTPUT
 
-__all__ = ["NetworkInput", "find_input", "find_output", "find_scores", "graft"]
+__all__ = [
+    "Behind",
+    "NetworkInput",
+    "behind_detector",
+    "behind_scores",
+    "find_input",
+    "find_output",
+    "find_scores",
+    "graft",
+    "output_shapes",
+]
 
 _TINY = 1e-12  # below the smallest probability of float32 that is told from 0 in a sum with 1
 _PREFIX = "eagleray_"
+_RESULT_PREFIX = "result_"
 
 Layout = Literal["nchw", "nhwc"]
 
@@ -115,50 +130,134 @@ def find_scores(model: Any, output: str) -> Literal["logits", "probabilities"]:
     return "probabilities" if is_probability else "logits"
 
 
+Behind = Callable[[Operators, str], dict[str, tuple[str, tuple[int, ...]]]]
+"""Appends operators behind the network, whose names have a prefix then; returns the tensor and the
+shape for one image of each output by name."""
+
+
 def graft(
     model: Any,
     network_input: NetworkInput,
-    output: str,
     contract: ImageContract,
     *,
     reverses_channels: bool,
-    scores: Literal["logits", "softmax", "sigmoid"],
-    num_outputs: int,
+    behind: Behind,
+    frees_batch: bool = True,
 ) -> None:
     """Change a graph in place into that of a package.
 
     Args:
         model: The ONNX model.
         network_input: Its input.
-        output: Name of its output.
         contract: The image contract, in RGB.
         reverses_channels: Whether the network takes BGR.
-        scores: Whether the network gives logits, or probabilities of a softmax or of a sigmoid.
-        num_outputs: Number of values for an image.
+        behind: Makes the outputs.
+        frees_batch: Whether a network of a fixed number of images takes any number then.
     """
+    from onnx import TensorProto, helper
+
     graph = model.graph
     _rename_all(graph)
-    source, result = _PREFIX + network_input.name, _PREFIX + output
+    batch: str | int = "batch"
     if network_input.fixed_batch is not None:
-        _free_batch(graph, network_input.fixed_batch)
+        if frees_batch:
+            _free_batch(graph, network_input.fixed_batch)
+        else:
+            batch = network_input.fixed_batch
+    source = _PREFIX + network_input.name
     before = _before(graph, source, network_input.layout, contract, reverses_channels)
-    nodes = [*before, *graph.node, *_behind(graph, result, scores, num_outputs)]
+    nodes = [*before, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
     del graph.input[:]
     del graph.output[:]
-    from onnx import TensorProto, helper
-
-    graph.input.append(
-        helper.make_tensor_value_info(IMAGES_INPUT, TensorProto.UINT8, ["batch", *contract.shape])
+    images = helper.make_tensor_value_info(
+        IMAGES_INPUT, TensorProto.UINT8, [batch, *contract.shape]
     )
-    graph.output.append(
-        helper.make_tensor_value_info(LOGITS_OUTPUT, TensorProto.FLOAT, ["batch", num_outputs])
-    )
+    graph.input.append(images)
+    operators = Operators(model, _RESULT_PREFIX)
+    for name, (tensor, shape) in behind(operators, _PREFIX).items():
+        operators.add("Identity", tensor, result=name)
+        output = helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape])
+        graph.output.append(output)
     graph.doc_string = ""
     model.doc_string = ""
     del model.metadata_props[:]
+
+
+def behind_scores(
+    output: str, scores: Literal["logits", "softmax", "sigmoid"], num_outputs: int
+) -> Behind:
+    """Return what makes logits (N, num_outputs) of a network's output.
+
+    Args:
+        output: Name of the output.
+        scores: Whether it has logits, or probabilities of a softmax or of a sigmoid.
+        num_outputs: Number of values for an image.
+    """
+
+    def append(operators: Operators, prefix: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+        result = operators.reshape(prefix + output, num_outputs)
+        if scores == "sigmoid":
+            result = operators.logits(result, tiny=_TINY)
+        elif scores == "softmax":
+            positive = operators.add("Max", result, operators.constant(_TINY))
+            result = operators.add("Log", positive)
+        return {LOGITS_OUTPUT: (result, (num_outputs,))}
+
+    return append
+
+
+def behind_detector(source: DetectorOutputs, decoder: Decoder) -> Behind:
+    """Return what makes boxes and logits of a detector's outputs."""
+
+    def append(operators: Operators, prefix: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+        found = decoder(replace(source, prefix=prefix), operators)
+        return {
+            "boxes": (found.boxes, (found.count, 4)),
+            "logits": (found.logits, (found.count, source.num_labels)),
+        }
+
+    return append
+
+
+def output_shapes(
+    model: Any, network_input: NetworkInput, size: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each output for one image of a size, by name.
+
+    Raises:
+        ValueError: If a length is not known before the network runs.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (images,) = (one for one in copy.graph.input if one.name == network_input.name)
+    channels = network_input.channels or 3
+    lengths = (channels, *size) if network_input.layout == "nchw" else (*size, channels)
+    first = network_input.fixed_batch or 1
+    for dimension, length in zip(images.type.tensor_type.shape.dim, (first, *lengths), strict=True):
+        dimension.dim_value = length
+    del copy.graph.value_info[:]
+    for output in copy.graph.output:  # what a file says of its outputs may be open, or wrong
+        output.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        text = (str(error).splitlines() or ["it is not valid"])[0][:200]
+        raise ValueError(f"its shapes do not fit each other ({text})") from None
+    shapes = {}
+    for output in inferred.graph.output:
+        found = _lengths(output)
+        if not found or None in found:
+            raise ValueError(
+                f"the shape of its output {_shown(output)} is not known before it runs; export it "
+                "again for images of one size"
+            )
+        shapes[output.name] = tuple(one for one in found if one is not None)
+    return shapes
 
 
 def _rename_all(graph: Any) -> None:
@@ -228,33 +327,6 @@ def _before(
     else:
         nodes.append(helper.make_node("Identity", [last], [source]))
     return nodes
-
-
-def _behind(graph: Any, result: str, scores: str, num_outputs: int) -> list[Any]:
-    """Return the operators that make logits (N, num_outputs) of the network's output."""
-    from onnx import helper
-
-    _add(graph, "logits_shape", np.asarray([0, num_outputs], np.int64))
-    flat = helper.make_node("Reshape", [result, "logits_shape"], ["logits_flat"])
-    if scores == "logits":
-        return [flat, helper.make_node("Identity", ["logits_flat"], [LOGITS_OUTPUT])]
-    _add(graph, "logits_tiny", np.asarray(_TINY, np.float32))
-    if scores == "softmax":
-        return [
-            flat,
-            helper.make_node("Max", ["logits_flat", "logits_tiny"], ["logits_positive"]),
-            helper.make_node("Log", ["logits_positive"], [LOGITS_OUTPUT]),
-        ]
-    _add(graph, "logits_one", np.asarray(1, np.float32))
-    return [
-        flat,
-        helper.make_node("Sub", ["logits_one", "logits_flat"], ["logits_other"]),
-        helper.make_node("Max", ["logits_flat", "logits_tiny"], ["logits_positive"]),
-        helper.make_node("Max", ["logits_other", "logits_tiny"], ["logits_negative"]),
-        helper.make_node("Log", ["logits_positive"], ["logits_log_positive"]),
-        helper.make_node("Log", ["logits_negative"], ["logits_log_negative"]),
-        helper.make_node("Sub", ["logits_log_positive", "logits_log_negative"], [LOGITS_OUTPUT]),
-    ]
 
 
 def _add(graph: Any, name: str, values: npt.NDArray[Any]) -> None:

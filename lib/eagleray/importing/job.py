@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,17 +18,22 @@ from eagleray.core.errors import BadImageError, InputError
 from eagleray.core.limits import MAX_GRAPH_BYTES
 from eagleray.core.settings import Settings
 from eagleray.core.validation import first_validation_error
-from eagleray.exports.process import Limits, run_bounded
 from eagleray.imaging import FORMATS, ImageContract, decode
-from eagleray.imaging.contract import Exact, ShortestSide
+from eagleray.imaging.contract import Exact, Letterbox, ShortestSide
+from eagleray.importing.decoders import DECODERS, DetectorOutputs
 from eagleray.importing.graft import (
+    Behind,
     NetworkInput,
+    behind_detector,
+    behind_scores,
     find_input,
     find_output,
     find_scores,
     graft,
+    output_shapes,
 )
 from eagleray.importing.spec import ImportSpec
+from eagleray.importing.trial import Trial, try_graph
 from eagleray.inference.choice import require_engine
 from eagleray.io import storage
 from eagleray.io.fetch import fetch_image
@@ -50,8 +54,7 @@ ARCHITECTURE = "onnx"
 _MAX_GOLDEN = 8
 _MAX_CHANNEL_VALUE = 65_535  # of a mean or a deviation
 _MIN_STD = 1e-3
-_NUM_RANDOM = 2  # images that the network is tried on beside golden ones
-_MAX_BATCH_DIFFERENCE = 1e-3  # of an output, in the task's unit
+_OVERLAPS = {"detr": 1.0}  # one query finds an object, and nothing needs to be suppressed
 
 
 @dataclass(frozen=True)
@@ -73,24 +76,110 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
     try:
         model = parse_foreign_graph(content)
         network_input = find_input(model, spec.layout)
-        output = find_output(model, task.num_outputs)
+        contract = _contract(spec, network_input)
+        behind, scores = _behind(spec, task, model, network_input, contract)
+        manifest = _manifest(spec, task, contract, content, model, scores)
+        network = _Network(content, network_input, contract, behind, manifest)
+        network.graph(spec, frees_batch=True)
     except ValueError as error:
         raise InputError(f"{spec.file} is refused: {error}.") from None
-    contract = _contract(spec, network_input)
+    golden = _read_golden(spec, contract)
+    graph, trial = _graph_that_runs(spec, network, golden, settings)
+    files = {GRAPH_FILE: graph}
+    if golden.contents:
+        files |= golden_files(golden.contents, outputs=trial.outputs.tolist(), task=task)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return ModelPackage(manifest.model_copy(update={"files": digests}), MappingProxyType(files))
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network of a file, and what its graph becomes."""
+
+    content: bytes
+    input: NetworkInput
+    contract: ImageContract
+    behind: Behind
+    manifest: ModelManifest
+
+    def graph(self, spec: ImportSpec, *, frees_batch: bool) -> bytes:
+        """Return the graph of the package.
+
+        Raises:
+            ValueError: If a decoder cannot read the outputs.
+            PackageError: If the graph is refused.
+        """
+        model = parse_foreign_graph(self.content)
+        graft(
+            model,
+            self.input,
+            self.contract,
+            reverses_channels=spec.colors == "bgr",
+            behind=self.behind,
+            frees_batch=frees_batch,
+        )
+        graph: bytes = model.SerializeToString()
+        check_graph(spec.file, graph, self.manifest)
+        return graph
+
+
+def _graph_that_runs(
+    spec: ImportSpec, network: _Network, golden: _Golden, settings: Settings
+) -> tuple[bytes, Trial]:
+    """Return a graph that takes any number of images, or one if the network has no other way.
+
+    Raises:
+        InputError: If the network cannot run, or outputs depend on the batch.
+        JobFailedError: If the process crashes, or takes too much time or memory.
+    """
+    takes_one = network.input.fixed_batch == 1
+    for frees_batch in (True, False) if takes_one else (True,):
+        graph = network.graph(spec, frees_batch=frees_batch)
+        task, contract = network.manifest.task, network.contract
+        trial = try_graph(spec, graph, task, contract, golden.pixels, settings)
+        if trial.fault is None:
+            return graph, trial
+    raise InputError(f"{trial.fault}.")
+
+
+def _behind(
+    spec: ImportSpec,
+    task: Task,
+    model: Any,
+    network_input: NetworkInput,
+    contract: ImageContract,
+) -> tuple[Behind, Literal["logits", "probabilities", "values"]]:
+    """Return what makes the task's outputs of the network's, and what these are.
+
+    Raises:
+        ValueError: If the outputs do not fit the task.
+    """
+    if spec.decoder is not None:
+        shapes = output_shapes(model, network_input, contract.size)
+        source = DetectorOutputs(
+            shapes, contract.size, task.num_outputs, spec.scores, spec.activation
+        )
+        is_logits = spec.scores == "logits" or (spec.scores, spec.decoder) == ("auto", "detr")
+        behind = behind_detector(source, DECODERS[spec.decoder])
+        return behind, "logits" if is_logits else "probabilities"
+    output = find_output(model, task.num_outputs)
     scores = find_scores(model, output) if spec.scores == "auto" else spec.scores
-    is_regression = not task.labels
-    num_parameters = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-    graft(
-        model,
-        network_input,
-        output,
-        contract,
-        reverses_channels=spec.colors == "bgr",
-        scores="logits" if is_regression or scores == "logits" else _activation(task),
-        num_outputs=task.num_outputs,
-    )
-    graph: bytes = model.SerializeToString()
-    manifest = ModelManifest(
+    if not task.labels:
+        return behind_scores(output, "logits", task.num_outputs), "values"
+    kind = "logits" if scores == "logits" else _activation(task)
+    return behind_scores(output, kind, task.num_outputs), scores
+
+
+def _manifest(
+    spec: ImportSpec,
+    task: Task,
+    contract: ImageContract,
+    content: bytes,
+    model: Any,
+    scores: Literal["logits", "probabilities", "values"],
+) -> ModelManifest:
+    """Return the manifest of the package, without its files."""
+    return ModelManifest(
         name=spec.name,
         task=task,
         architecture=Architecture(
@@ -101,20 +190,13 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         lineage=Lineage.now(note=f"imported from {Path(spec.file).name}"),
         imported=Import(
             file_digest=hashlib.sha256(content).hexdigest(),
-            scores="values" if is_regression else scores,
+            scores=scores,
+            decoder=spec.decoder or "",
             producer=" ".join(filter(None, (model.producer_name, model.producer_version)))[:100],
-            num_parameters=num_parameters,
+            num_parameters=sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer),
         ),
-        files={GRAPH_FILE: hashlib.sha256(graph).hexdigest()},
+        files={GRAPH_FILE: hashlib.sha256(content).hexdigest()},
     )
-    check_graph(spec.file, graph, manifest)
-    golden = _read_golden(spec, contract)
-    outputs = _try(spec, graph, task, contract, golden, settings)
-    files = {GRAPH_FILE: graph}
-    if golden.contents:
-        files |= golden_files(golden.contents, outputs=outputs.tolist(), task=task)
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return ModelPackage(manifest.model_copy(update={"files": digests}), MappingProxyType(files))
 
 
 def _read(location: str) -> bytes:
@@ -136,9 +218,13 @@ def _task(spec: ImportSpec) -> Task:
         InputError: If the labels do not fit it.
     """
     labels = _labels(spec.labels)
-    cls = task_class(spec.task)
+    fields: dict[str, Any] = {"name": spec.task, **({"labels": labels} if labels else {})}
+    if spec.decoder is not None:
+        overlap = spec.max_overlap
+        fields["thresholds"] = (spec.threshold,) * len(labels)
+        fields["max_overlap"] = _OVERLAPS.get(spec.decoder, 0.6) if overlap is None else overlap
     try:
-        return cls.model_validate({"name": spec.task, **({"labels": labels} if labels else {})})
+        return task_class(spec.task).model_validate(fields)
     except ValidationError as error:
         raise InputError(f"The labels are refused: {first_validation_error(error)}.") from None
 
@@ -196,11 +282,11 @@ def _contract(spec: ImportSpec, network_input: NetworkInput) -> ImageContract:
     if not min(std) >= _MIN_STD:
         raise InputError(f"--std {spec.std!r}: {_MIN_STD} is the smallest, of pixels up to 255.")
     shorter = spec.resize or round(min(height, width) * 256 / 224)
-    geometry: dict[str, Any] = (
-        {"resize": Exact(height=height, width=width)}
-        if spec.stretch
-        else {"resize": ShortestSide(size=shorter), "crop": (height, width)}
-    )
+    geometry: dict[str, Any] = {"resize": ShortestSide(size=shorter), "crop": (height, width)}
+    if spec.stretch:
+        geometry = {"resize": Exact(height=height, width=width)}
+    elif spec.letterbox:
+        geometry = {"resize": Letterbox(height=height, width=width, fill=spec.fill)}
     try:
         return ImageContract.model_validate(
             {
@@ -253,52 +339,3 @@ def _read_golden(spec: ImportSpec, contract: ImageContract) -> _Golden:
     if not contents:
         raise InputError("--golden: there is no image.")
     return _Golden(tuple(contents), tuple(pixels))
-
-
-def _try(
-    spec: ImportSpec,
-    graph: bytes,
-    task: Task,
-    contract: ImageContract,
-    golden: _Golden,
-    settings: Settings,
-) -> npt.NDArray[np.float32]:
-    """Run the graph in a process of its own, and return the outputs of the golden images.
-
-    Raises:
-        InputError: If it cannot run, its outputs are not finite, or depend on the batch.
-        JobFailedError: If the process crashes, or takes too much time or memory.
-    """
-    shape = (_NUM_RANDOM, *contract.shape)
-    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    limits = Limits(spec.max_seconds, spec.max_memory_gb * 1e9)
-    log = settings.home_folder / "logs" / "import.log"
-    with tempfile.TemporaryDirectory(prefix="eagleray-import-") as name:
-        folder = Path(name)
-        (folder / "model.onnx").write_bytes(graph)
-        np.save(folder / "pixels.npy", np.stack([*golden.pixels, *noise]))
-        run_bounded("trial run", "eagleray.importing.worker", [], folder, None, limits, log)
-        alone, together = np.load(folder / "alone.npy"), np.load(folder / "together.npy")
-    if together.shape != (len(golden.pixels) + _NUM_RANDOM, task.num_outputs):
-        raise InputError(
-            f"{spec.file} gives outputs of the shape {together.shape} for "
-            f"{len(golden.pixels) + _NUM_RANDOM} images, not {task.num_outputs} values for each."
-        )
-    if not np.isfinite(alone).all():
-        raise InputError(
-            f"{spec.file} gives outputs that are not finite; check --mean, --std and --scores."
-        )
-    import torch
-
-    outputs, others = (
-        task.activate(torch.from_numpy(logits)).flatten(1).numpy() for logits in (alone, together)
-    )
-    apart = task.max_difference(outputs, others)
-    if not apart <= _MAX_BATCH_DIFFERENCE * task.unit:
-        raise InputError(
-            f"{spec.file} gives another output for an image in a batch than for the image alone "
-            f"(they differ by {apart:.3g}); export it again with a first dimension that is left "
-            "open."
-        )
-    of_golden: npt.NDArray[np.float32] = outputs[: len(golden.pixels)]
-    return of_golden

@@ -22,8 +22,15 @@ class ImportSpec(S3Fields):
 
     file: str = spec_field(..., MODEL, "ONNX file, on disk or under a URI.", names=Names.INPUT)
     name: ModelName = spec_field(..., MODEL, "Name of the model.")
-    task: Literal["multiclass", "binary", "multilabel", "regression"] = spec_field(
-        "multiclass", MODEL, "What it predicts: multiclass, binary, multilabel or regression."
+    task: Literal["multiclass", "binary", "multilabel", "regression", "detection"] = spec_field(
+        "multiclass",
+        MODEL,
+        "What it predicts: multiclass, binary, multilabel, regression or detection.",
+    )
+    decoder: Literal["nanodet", "yolo", "detr"] | None = spec_field(
+        None,
+        MODEL,
+        "How boxes and scores are read from the outputs of a detector: nanodet, yolo or detr.",
     )
     labels: Texts = spec_field(
         (),
@@ -35,7 +42,24 @@ class ImportSpec(S3Fields):
         "auto",
         MODEL,
         "What the network gives for a label; `auto`: probabilities if it ends in a softmax or a "
-        "sigmoid, else logits.",
+        "sigmoid, else logits; of a detector probabilities, and logits for detr.",
+    )
+    activation: Literal["auto", "sigmoid", "softmax"] = spec_field(
+        "auto",
+        MODEL,
+        "What makes probabilities of the logits of detr; `auto`: softmax if there is a score of "
+        "the background, else sigmoid.",
+    )
+    threshold: float = spec_field(
+        0.5, MODEL, "Lowest score of an object that a detector reports.", ge=0, le=1
+    )
+    max_overlap: float | None = spec_field(
+        None,
+        MODEL,
+        "Largest intersection over union of two objects of one label; default: 0.6, and 1 for "
+        "detr.",
+        ge=0,
+        le=1,
     )
     output: str | None = spec_field(
         None, MODEL, "New folder or URI for the package, which is not registered then."
@@ -70,6 +94,14 @@ class ImportSpec(S3Fields):
     stretch: bool = spec_field(
         False, INPUT, "Resize the whole image to the input, whatever its aspect ratio."
     )
+    letterbox: bool = spec_field(
+        False,
+        INPUT,
+        "Resize the image with its aspect ratio until it just fits into the input, in the middle.",
+    )
+    fill: int = spec_field(
+        114, INPUT, "Value of the pixels beside the image of a letterbox.", ge=0, le=255
+    )
     resampler: str = spec_field(
         "pillow_bilinear",
         INPUT,
@@ -88,8 +120,18 @@ class ImportSpec(S3Fields):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if self.stretch and self.resize is not None:
-            raise ValueError("stretch has no resize of the shorter side; leave one of them out")
+        if self.stretch and self.letterbox:
+            raise ValueError("stretch and letterbox exclude each other; leave one of them out")
+        if (self.stretch or self.letterbox) and self.resize is not None:
+            which = "stretch" if self.stretch else "letterbox"
+            raise ValueError(f"{which} has no resize of the shorter side; leave one of them out")
+        is_detector = self.task == "detection"
+        if is_detector and not (self.stretch or self.letterbox):
+            raise ValueError("a detector takes the whole image; name stretch or letterbox")
+        if is_detector and self.decoder is None:
+            raise ValueError("a detector needs a decoder; name nanodet, yolo or detr")
+        if self.decoder is not None and not is_detector:
+            raise ValueError("a decoder is of the task detection; name that task, or no decoder")
         if self.output is not None and self.alias is not None:
             raise ValueError("alias is of a registered version; leave it or output out")
         return self

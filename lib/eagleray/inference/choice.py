@@ -41,6 +41,7 @@ __all__ = [
     "MeasuredSpeeds",
     "choose",
     "require_engine",
+    "require_precision_here",
 ]
 
 AUTO = "auto"
@@ -155,6 +156,23 @@ def require_engine(
     _usable_engines(engine, manifest, device)
     if manifest is not None:
         _quantized_precision(manifest, precision)
+
+
+def require_precision_here(engine: str, precision: Precision) -> None:
+    """Refuse a precision that an engine cannot run in on the CPU of this machine.
+
+    Args:
+        engine: Name of the engine, or `auto`.
+        precision: Precision that is asked for.
+
+    Raises:
+        InputError: If it is OpenVINO's bfloat16, and the CPU has none; PyTorch emulates it.
+    """
+    if (engine, precision) == (OpenVinoEngine.name, "bfloat16") and not has_bfloat16("cpu"):
+        raise InputError(
+            "This machine's CPU has no bfloat16, and the engine openvino does not emulate it; use "
+            "--precision float32, or auto."
+        )
 
 
 def choose(

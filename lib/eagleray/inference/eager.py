@@ -7,7 +7,6 @@ the convolution before it, and weights are cast to the type of the matrix produc
 from __future__ import annotations
 
 import contextlib
-import copy
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from eagleray.inference.engine import ENGINES, Run, make_network, with_num_threa
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import ModelPackage
 
-__all__ = ["EagerEngine", "fuse_and_cast"]
+__all__ = ["EagerEngine", "forward_pass", "fuse_and_cast"]
 
 
 class EagerEngine:
@@ -66,13 +65,14 @@ def fuse_and_cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _fuse(module: nn.Module) -> nn.Module:
+    from torch.fx import symbolic_trace
     from torch.fx.experimental.optimization import fuse
 
-    # A copy of traced layers, as a network on feature maps has them, is in training mode.
-    copied = copy.deepcopy(module).eval()
     try:
         with _trace_lock.trace():
-            fused: nn.Module = fuse(copied, inplace=True)
+            # A copied graph is in training mode again, whatever the original is in.
+            traced = symbolic_trace(module).eval()
+        fused: nn.Module = fuse(traced, inplace=True, no_trace=True)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return module  # it cannot be traced, as its forward pass depends on more than shapes
     return fused
@@ -118,3 +118,8 @@ class _TraceLock:
 
 
 _trace_lock = _TraceLock()
+
+
+def forward_pass() -> contextlib.AbstractContextManager[None]:
+    """Let a block run a network of PyTorch while other threads prepare engines."""
+    return _trace_lock.forward_pass()

@@ -16,11 +16,13 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -30,6 +32,7 @@ from eagleray.core.system import num_usable_cores
 from eagleray.inference.engine import ENGINES, Run, UnsupportedNetworkError, make_network
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.graph import zero_inputs
+from eagleray.models.network import graph_network
 from eagleray.models.package import WEIGHTS_FILE, ModelPackage
 
 __all__ = ["OpenVinoEngine", "import_openvino"]
@@ -78,7 +81,7 @@ class OpenVinoEngine:
             raise InputError(f"The engine openvino {fault}.")
         graph = _read(package, cache_folder)
         try:
-            return _runner(_compile(graph, plan))
+            return _runner(_compile(graph, plan), package.task.network_outputs)
         except RuntimeError as error:  # a kernel is missing, as of bfloat16 on an older CPU
             raise InputError(
                 f"OpenVINO cannot run {package.manifest.architecture.name} in {plan.precision} on "
@@ -127,24 +130,47 @@ def _compile(graph: Any, plan: ExecutionPlan) -> Any:
     return _core().compile_model(graph, "CPU", options)
 
 
-def _runner(compiled: Any) -> Run:
-    """Return a function that runs a compiled graph; each thread has buffers of its own."""
+def _runner(compiled: Any, known: Collection[str]) -> Run:
+    """Return a function that runs a compiled graph; each thread has buffers of its own.
+
+    Args:
+        compiled: The compiled graph.
+        known: Names of outputs that the task expects.
+    """
     local = threading.local()
     # An output has more names where OpenVINO has left out an operator that changes nothing.
     names = [
-        _SINGLE_OUTPUT if _SINGLE_OUTPUT in output.names else output.any_name
+        next((name for name in known if name in output.names), output.any_name)
         for output in compiled.outputs
     ]
 
-    def run(*inputs: Tensor) -> Any:
+    def infer(arrays: Sequence[npt.NDArray[Any]]) -> list[Tensor]:
         if not hasattr(local, "request"):
             local.request = compiled.create_infer_request()
-        arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in inputs]
         results = local.request.infer(arrays, share_inputs=True)  # the results are copies
-        outputs = [torch.from_numpy(result) for result in results.values()]
+        return [torch.from_numpy(result) for result in results.values()]
+
+    def run(*inputs: Tensor) -> Any:
+        arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in inputs]
+        outputs = _infer_each(infer, arrays) if _takes_one(compiled) else infer(arrays)
         return outputs[0] if names == [_SINGLE_OUTPUT] else dict(zip(names, outputs, strict=True))
 
     return run
+
+
+def _takes_one(compiled: Any) -> bool:
+    """Whether a compiled graph takes one image at a time, as some of other programs do."""
+    length = compiled.inputs[0].partial_shape[0]
+    return bool(length.is_static)
+
+
+def _infer_each(
+    infer: Callable[[Sequence[npt.NDArray[Any]]], list[Tensor]],
+    arrays: Sequence[npt.NDArray[Any]],
+) -> list[Tensor]:
+    """Return the outputs of a batch from passes of one image each."""
+    rows = [infer([array[row : row + 1] for array in arrays]) for row in range(len(arrays[0]))]
+    return [torch.cat(parts) for parts in zip(*rows, strict=True)]
 
 
 # --- graphs -----------------------------------------------------------------------------------
@@ -191,7 +217,8 @@ def _convert(package: ModelPackage) -> Any:
         UnsupportedNetworkError: If the network cannot be converted.
     """
     plan = ExecutionPlan("cpu", "float32", batch_size=2)
-    network = make_network(package.build_module(), package, plan)
+    names = list(package.task.network_outputs)
+    network = graph_network(make_network(package.build_module(), package, plan), names)
     inputs = zero_inputs(package, plan.batch_size)
     batch = torch.export.Dim("batch", min=1)
     try:
@@ -206,9 +233,10 @@ def _convert(package: ModelPackage) -> Any:
             f"OpenVINO cannot run {package.manifest.architecture.name} ({_first_line(error)}); use "
             "--engine eager."
         ) from error
-    with torch.no_grad():
-        outputs = network(*inputs)
-    names = [_SINGLE_OUTPUT] if isinstance(outputs, Tensor) else list(outputs)
+    if names == [_SINGLE_OUTPUT]:
+        with torch.no_grad():
+            outputs = network(*inputs)
+        names = names if isinstance(outputs, Tensor) else list(outputs)
     for output, name in zip(graph.outputs, names, strict=True):
         output.get_tensor().set_names({name})
     return graph

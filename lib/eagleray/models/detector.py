@@ -73,7 +73,7 @@ class Detector(nn.Module):
         return {
             "boxes": torch.cat(boxes, dim=1),
             "logits": torch.cat(logits, dim=1),
-            "points": torch.cat(points).expand(len(images), -1, -1),
+            "points": torch.cat(points).expand(images.shape[0], -1, -1),
         }
 
 

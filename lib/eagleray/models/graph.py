@@ -4,14 +4,15 @@
     check_graph("digits/model.onnx", content, manifest)    # PackageError
 
 A graph takes what `ImageNetwork` takes, uint8 images (N, H, W, C) and float32 attributes (N, A) if
-the model has any, so that the normalisation of the contract is part of it.
+the model has any, so that the normalisation of the contract is part of it. It returns the outputs
+that the task names: `logits` (N, num_outputs), or several, such as boxes and logits of a detector.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eagleray.core.errors import InputError, PackageError
@@ -29,7 +30,7 @@ __all__ = [
     "check_graph",
     "export_graph",
     "parse_foreign_graph",
-    "require_one_output",
+    "require_graph_outputs",
     "zero_inputs",
 ]
 
@@ -41,6 +42,7 @@ LOGITS_OUTPUT = "logits"
 # int8 into uint8, and refuses the graph that it has made.
 _OPSET = 20
 _MAX_ELEMENTS = 2**28  # of one tensor, for one image
+Shape = tuple[int | None, ...]
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
@@ -53,11 +55,13 @@ def export_graph(package: ModelPackage) -> bytes:
     """
     import torch
 
-    from eagleray.models.network import ImageNetwork
+    from eagleray.models.network import ImageNetwork, graph_network
 
     module = package.build_module()
     module.register_forward_pre_hook(_make_contiguous)
-    network = ImageNetwork(module, package.contract).eval()
+    network = graph_network(
+        ImageNetwork(module, package.contract), tuple(package.task.network_outputs)
+    ).eval()
     inputs = zero_inputs(package, 2)
     names = [IMAGES_INPUT, ATTRIBUTES_INPUT][: len(inputs)]
     batch = torch.export.Dim("batch", min=1)
@@ -70,7 +74,7 @@ def export_graph(package: ModelPackage) -> bytes:
                 dynamo=True,
                 dynamic_shapes=tuple({0: batch} for _ in inputs),
                 input_names=names,
-                output_names=[LOGITS_OUTPUT],
+                output_names=list(package.task.network_outputs),
                 opset_version=_OPSET,
                 verbose=False,
             )
@@ -84,17 +88,19 @@ def export_graph(package: ModelPackage) -> bytes:
     return content
 
 
-def require_one_output(package: ModelPackage) -> None:
-    """Refuse a float network without one row of outputs for an image, before it becomes a graph.
+def require_graph_outputs(package: ModelPackage) -> None:
+    """Refuse a float network with outputs of pixels, or several that its task does not name.
 
     Raises:
-        InputError: If it returns several tensors, which the message names, or logits of pixels.
+        InputError: If it has; the message names them.
         PackageError: If the weights do not fit the network.
     """
     import torch
 
     from eagleray.models.network import ImageNetwork
 
+    if package.task.output_names:
+        return
     network = ImageNetwork(package.build_module(), package.contract).eval()
     with torch.inference_mode():
         outputs = network(*zero_inputs(package, 1))
@@ -218,7 +224,7 @@ def _require_fits(graph: Any, manifest: ModelManifest) -> None:
     import onnx
 
     contract = manifest.contract
-    expected: dict[str, tuple[int, tuple[int, ...]]] = {
+    expected: dict[str, tuple[int, Shape]] = {
         IMAGES_INPUT: (onnx.TensorProto.UINT8, contract.shape)
     }
     if manifest.attributes:
@@ -226,21 +232,25 @@ def _require_fits(graph: Any, manifest: ModelManifest) -> None:
         expected[ATTRIBUTES_INPUT] = (onnx.TensorProto.FLOAT, (length,))
     held = {tensor.name for tensor in graph.initializer}
     _require_same("input", [one for one in graph.input if one.name not in held], expected)
-    outputs: dict[str, tuple[int, tuple[int, ...]]] = {
-        LOGITS_OUTPUT: (onnx.TensorProto.FLOAT, (manifest.task.num_outputs,))
+    outputs: dict[str, tuple[int, Shape]] = {
+        name: (onnx.TensorProto.FLOAT, shape)
+        for name, shape in manifest.task.network_outputs.items()
     }
     _require_same("output", graph.output, outputs)
 
 
-def _require_same(kind: str, values: Any, expected: dict[str, tuple[int, tuple[int, ...]]]) -> None:
+def _require_same(kind: str, values: Any, expected: Mapping[str, tuple[int, Shape]]) -> None:
     found = {one.name: one.type.tensor_type for one in values}
     if found.keys() != expected.keys():
         names = ", ".join(sorted(found))[:200]
         raise ValueError(f"its {kind}s are {names}, not {', '.join(sorted(expected))}")
     for name, (kind_of_number, shape) in expected.items():
         tensor = found[name]
-        lengths = tuple(dimension.dim_value for dimension in tensor.shape.dim)
-        if tensor.elem_type != kind_of_number or lengths[1:] != shape:
+        lengths = [dimension.dim_value for dimension in tensor.shape.dim][1:]
+        fits = len(lengths) == len(shape) and all(
+            wanted in (None, length) for length, wanted in zip(lengths, shape, strict=True)
+        )
+        if tensor.elem_type != kind_of_number or not fits:
             raise ValueError(f"its {kind} {name!r} is not of the shape and type of the model's")
 
 

@@ -199,14 +199,21 @@ class Import(FrozenModel):
         file_digest: SHA-256 of the file that was imported.
         scores: What the file's network gives: `logits`, `probabilities` (of which the package's
             graph takes the logarithm), or `values` of a regression.
+        decoder: How boxes and scores were read from a detector's outputs; empty for none.
         producer: The program that wrote the file, as the file says.
         num_parameters: Number of trained numbers in it.
     """
 
     file_digest: Digest
     scores: Literal["logits", "probabilities", "values"]
+    decoder: Name = ""
     producer: Name = ""
     num_parameters: Annotated[int, Field(ge=0)]
+
+    @model_serializer(mode="wrap")
+    def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit later fields that are empty."""
+        return omit_empty(serialize(self), "decoder")
 
     @property
     def facts(self) -> dict[str, str]:
@@ -214,7 +221,9 @@ class Import(FrozenModel):
         by = f", written by {escape_text(self.producer)}" if self.producer else ""
         return {
             "imported from": f"an ONNX file of the SHA-256 {self.file_digest[:12]}{by}",
-            "its outputs": self.scores,
+            "its outputs": f"{self.scores} and boxes, read by {self.decoder}"
+            if self.decoder
+            else self.scores,
         }
 
 

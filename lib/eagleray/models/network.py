@@ -8,13 +8,15 @@ Training and prediction use this one module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from eagleray.imaging import ImageContract
 from eagleray.tasks import NetworkOutput
 
-__all__ = ["ImageNetwork"]
+__all__ = ["ImageNetwork", "graph_network"]
 
 
 class ImageNetwork(nn.Module):
@@ -62,3 +64,27 @@ class ImageNetwork(nn.Module):
         if isinstance(outputs, Tensor):
             return outputs.float()
         return {name: tensor.float() for name, tensor in outputs.items()}
+
+
+class _NamedOutputs(nn.Module):
+    """Returns some of the named tensors of a network as a tuple."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = tuple(names)
+
+    def forward(self, images: Tensor, attributes: Tensor | None = None) -> tuple[Tensor, ...]:
+        outputs = self.network(images) if attributes is None else self.network(images, attributes)
+        return tuple(outputs[name] for name in self.names)
+
+
+def graph_network(network: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Return a network to be traced as a graph.
+
+    Args:
+        network: Returns one tensor, or several by name.
+        names: Names of the graph's outputs. Of several the network returns those, as a tuple in
+            this order, and no others.
+    """
+    return network if len(names) == 1 else _NamedOutputs(network, names)

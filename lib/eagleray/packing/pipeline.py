@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from eagleray.core.ray_session import Cluster
@@ -12,7 +12,10 @@ from eagleray.packing.worker import PackContext, pack_shard
 from eagleray.sharded.attempts import ShardJournal, Shards, run_until_done
 from eagleray.sharded.plan import new_id
 
-__all__ = ["pack_shards"]
+__all__ = ["PackOne", "pack_or_hand_back", "pack_shards"]
+
+PackOne = Callable[[PackContext, ShardJournal, int], PackedShard | None]
+"""Packs a shard on a worker; returns None for one that is handed back."""
 
 # Two tasks share a core: while one waits for storage the other one hashes and writes.
 _CORES_PER_TASK = 0.5
@@ -28,6 +31,8 @@ def pack_shards(
     context: PackContext,
     cluster: Cluster,
     turn: Turn | None = None,
+    *,
+    pack: PackOne | None = None,
 ) -> Iterator[PackedShard]:
     """Pack shards and yield each as it is done, in any order.
 
@@ -36,6 +41,7 @@ def pack_shards(
         context: What the workers need to know.
         cluster: The cluster.
         turn: When it is over, no further shard is begun, and those left are not yielded.
+        pack: Packs a shard on a worker; None for `pack_or_hand_back`.
 
     Raises:
         JobFailedError: If a shard cannot be packed; what is done is kept.
@@ -43,7 +49,9 @@ def pack_shards(
     import ray
 
     memory = _memory(context.file_bytes)
-    task = ray.remote(num_cpus=_CORES_PER_TASK, memory=memory, max_retries=_RETRIES)(_pack_shard)
+    task = ray.remote(num_cpus=_CORES_PER_TASK, memory=memory, max_retries=_RETRIES)(
+        pack or pack_or_hand_back
+    )
     shared = ray.put(context)
     journal, turn = ShardJournal(new_id()), turn or Turn(YieldSignal())
     max_tasks = max(_MIN_TASKS, _TASKS_PER_CORE * cluster.max_cpus)
@@ -67,7 +75,9 @@ def pack_shards(
         yield from run_until_done(pending, run_once, turn)
 
 
-def _pack_shard(context: PackContext, journal: ShardJournal, shard: int) -> PackedShard | None:
+def pack_or_hand_back(
+    context: PackContext, journal: ShardJournal, shard: int
+) -> PackedShard | None:
     """Pack a shard on a worker, unless shards are handed back."""
     return None if journal.hands_back else pack_shard(context, int(shard))
 

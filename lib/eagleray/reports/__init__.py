@@ -1,5 +1,6 @@
 """Renders reports: self-contained HTML pages with thumbnails and SVG plots."""
 
+from eagleray.reports.drawing import pictures_with_boxes
 from eagleray.reports.plots import (
     bar_chart,
     confusion_matrix,
@@ -22,6 +23,7 @@ __all__ = [
     "histogram",
     "learning_curves",
     "line",
+    "pictures_with_boxes",
     "render_page",
     "scatter",
     "series",

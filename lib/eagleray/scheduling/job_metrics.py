@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from eagleray.core.job_state import JobState
+from eagleray.core.job_state import RECOVERABLE_STATES, JobState
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow
 
@@ -45,8 +45,7 @@ def count_jobs(database: OpenDatabase, *, now: datetime | None = None) -> JobCou
     now = now or datetime.now(UTC)
     lapsed = sa.and_(JobRow.state == JobState.RUNNING.value, JobRow.lease_until < now)
     state = sa.case((lapsed, JobState.LOST.value), else_=JobRow.state)
-    active = [one.value for one in (JobState.QUEUED, JobState.RUNNING, JobState.LOST)]
-    counted = sa.or_(JobRow.state.in_(active), JobRow.ended > now - _RECENT)
+    counted = sa.or_(JobRow.state.in_(RECOVERABLE_STATES), JobRow.ended > now - _RECENT)
     counts = (
         sa.select(JobRow.program, state, sa.func.count())
         .where(counted)

@@ -2,16 +2,18 @@
 
 An archive has a name that is made of its content, so the same inputs are kept once. Ray unpacks it
 in a folder of the head's session, which another head does not have: a job whose inputs were there
-could not be resumed. So folders of inputs are put where jobs keep their logs, if that is storage
-that all nodes reach, and the job reads them there.
+could not be resumed. So its files are put where jobs keep their logs, if that is storage that all
+nodes reach: the job reads its folders of inputs there, and a further attempt makes the archive of
+them. Otherwise a copy of the archive is kept beside the job's log.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,7 +38,7 @@ INPUTS: Final = "inputs"
 MODELS: Final = "models"
 """Folder of local model packages beside it."""
 
-_COMPLETE: Final = "_complete"
+_COMPLETE: Final = "_all_files"
 _PARALLEL: Final = 16
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the same content makes the same archive
@@ -51,19 +53,26 @@ def make_package(files: Mapping[str, Path]) -> tuple[str, bytes]:
     Raises:
         InputError: If a file cannot be read.
     """
+    contents = {}
+    for name, file in files.items():
+        try:
+            contents[name] = file.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{file} cannot be read ({error.strerror}); it travels with the job, so make it "
+                "readable."
+            ) from None
+    content = _archive(contents)
+    return f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:32]}.zip", content
+
+
+def _archive(contents: Mapping[str, bytes]) -> bytes:
+    """Return an archive of files, which the same files always give."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name in sorted(files):
-            try:
-                content = files[name].read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"{files[name]} cannot be read ({error.strerror}); it travels with the job, "
-                    "so make it readable."
-                ) from None
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
-    content = buffer.getvalue()
-    return f"_ray_pkg_{hashlib.sha256(content).hexdigest()[:32]}.zip", content
+        for name in sorted(contents):
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), contents[name])
+    return buffer.getvalue()
 
 
 def keep_package(row: JobRow, folder: Path) -> None:
@@ -80,61 +89,64 @@ def keep_package(row: JobRow, folder: Path) -> None:
 
     if not row.package or storage.exists(_copy(row)):
         return
-    files = {str(file.relative_to(folder)): file for file in _files(folder, INPUTS, MODELS)}
-    name, content = make_package(files)
+    name, content = make_package({one: folder / one for one in _names(folder)})
     if name == row.package:
         storage.put_atomic(_copy(row), content)
 
 
 def place_inputs(row: JobRow, folder: Path, root: str) -> dict[str, str]:
-    """Put the folders of a job's inputs into storage, unless they are there already.
+    """Put the files of a job's archive into storage, unless they are there already.
 
     Args:
         row: The job.
         folder: Folder in which the archive was unpacked.
-        root: Where jobs keep their logs.
+        root: Storage that all nodes reach, where jobs keep their logs.
 
     Returns:
-        The location of each folder, by its name in the archive.
+        The location of each folder of inputs, by its name in the archive.
 
     Raises:
         OSError: If the storage refuses.
     """
     from eagleray.io import storage
 
-    if not row.package or not storage.is_remote(root):
-        return {}
     place = storage.join(root, "_inputs", row.package.removesuffix(".zip"))
-    names = [str(one.relative_to(folder)) for one in (folder / INPUTS).glob("*/*") if one.is_dir()]
-    if names and not storage.exists(storage.join(place, _COMPLETE)):
+    names = _names(folder)
+    if not storage.exists(storage.join(place, _COMPLETE)):
 
-        def put(file: Path) -> None:
-            location = storage.join(place, *file.relative_to(folder).parts)
-            storage.put_atomic(location, file.read_bytes())
+        def put(name: str) -> None:
+            storage.put_atomic(_location(place, name), (folder / name).read_bytes())
 
         with ThreadPoolExecutor(_PARALLEL) as threads:
-            for _ in threads.map(put, _files(folder, *names)):
+            for _ in threads.map(put, names):
                 pass
         storage.put_atomic(storage.join(place, _COMPLETE), b"")
-    return {name: storage.join(place, *Path(name).parts) for name in names}
-
-
-def _files(folder: Path, *names: str) -> Iterator[Path]:
-    for name in names:
-        yield from (file for file in (folder / name).rglob("*") if file.is_file())
+    storage.put_atomic(_list(row), json.dumps({"place": place, "files": names}).encode())
+    folders = [one for one in (folder / INPUTS).glob("*/*") if one.is_dir()]
+    return {
+        str(one.relative_to(folder)): _location(place, str(one.relative_to(folder)))
+        for one in folders
+    }
 
 
 def read_package(row: JobRow) -> bytes:
-    """Return the copy of a job's archive.
+    """Return a job's archive, from the files that were put into storage or from its copy.
 
     Raises:
-        InputError: If there is none, or the storage does not answer.
+        InputError: If there is neither, or the storage does not answer.
     """
     from eagleray.io import storage
 
     try:
         with storage.using_s3(storage.S3Options(**row.s3)):
-            return storage.read_bytes(_copy(row))
+            try:
+                placed = json.loads(storage.read_bytes(_list(row)))
+            except FileNotFoundError:
+                return storage.read_bytes(_copy(row))
+            place, names = placed["place"], placed["files"]
+            with ThreadPoolExecutor(_PARALLEL) as threads:
+                found = threads.map(lambda one: storage.read_bytes(_location(place, one)), names)
+                return _archive(dict(zip(names, found, strict=True)))
     except OSError as error:
         raise InputError(
             f"The local inputs of job {row.id} are gone with the head, and their copy cannot be "
@@ -142,10 +154,29 @@ def read_package(row: JobRow) -> bytes:
         ) from None
 
 
+def _names(folder: Path) -> list[str]:
+    """Return the names of an unpacked archive's files."""
+    files = (file for name in (INPUTS, MODELS) for file in (folder / name).rglob("*"))
+    return sorted(str(file.relative_to(folder)) for file in files if file.is_file())
+
+
+def _location(place: str, name: str) -> str:
+    from eagleray.io import storage
+
+    return storage.join(place, *Path(name).parts)
+
+
 def _copy(row: JobRow) -> str:
     from eagleray.io import storage
 
     return storage.join(row.logs, row.package)
+
+
+def _list(row: JobRow) -> str:
+    """Return the location of the list of a job's files in storage."""
+    from eagleray.io import storage
+
+    return storage.join(row.logs, f"{row.package}.json")
 
 
 def replace_words(words: Sequence[str], names: Mapping[str, str]) -> list[str]:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from eagleray.core.errors import InputError, UnknownNameError
-from eagleray.core.job_state import JobState
+from eagleray.core.job_state import ACTIVE_STATES, RECOVERABLE_STATES, JobState
 from eagleray.core.settings import Settings
 from eagleray.database.connection import lock_for_transaction
 from eagleray.database.store import OpenDatabase
@@ -49,7 +49,6 @@ UNQUEUED: Final = frozenset({"doctor"})
 _LOST: Final = "Its process has sent no sign of life since {:%Y-%m-%d %H:%M:%S} UTC."
 _MAX_MESSAGE: Final = 1000
 _USAGE_WINDOW: Final = timedelta(days=7)
-_ACTIVE: Final = (JobState.QUEUED.value, JobState.RUNNING.value, JobState.LOST.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +226,7 @@ class JobRecords:
         waits for.
         """
         lost = sa.and_(JobRow.state == JobState.LOST.value, JobRow.retries_left > 0)
-        active = JobRow.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
+        active = JobRow.state.in_(ACTIVE_STATES)
         with self._database.reading() as session:
             now = _now(session)
             rows = list(session.scalars(sa.select(JobRow).where(self._mine, lost | active)))
@@ -326,7 +325,7 @@ class JobRecords:
             now = _now(session)
             found = session.get(JobRow, job) or _beginning_with(session, job)
             row = session.get_one(JobRow, found.id, with_for_update=True)
-            if row.state not in _ACTIVE:
+            if row.state not in RECOVERABLE_STATES:
                 raise InputError(f"Job {row.id} has ended already: {row.state}.")
             row.cancel_requested = True
             if not _is_held(row, now):
@@ -406,7 +405,7 @@ class JobRecords:
         with self._database.session() as session:
             now = _now(session)
             row = session.get(JobRow, job, with_for_update=True)
-            if row is None or row.epoch != epoch or row.state not in _ACTIVE:
+            if row is None or row.epoch != epoch or row.state not in RECOVERABLE_STATES:
                 return None
             if row.state == JobState.LOST:  # the database or this process was out of reach
                 row.state, row.message = JobState.RUNNING.value, ""
@@ -453,7 +452,7 @@ class JobRecords:
         with self._database.session() as session:
             now = _now(session)
             row = session.get(JobRow, attempt.id, with_for_update=True)
-            if row is None or row.epoch != attempt.epoch or row.state not in _ACTIVE:
+            if row is None or row.epoch != attempt.epoch or row.state not in RECOVERABLE_STATES:
                 return False
             if report is not None:
                 _store(row, report)
@@ -464,7 +463,7 @@ class JobRecords:
     # --- the queue ---
 
     def _decide(self, session: Session, now: datetime) -> Decision:
-        active = JobRow.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
+        active = JobRow.state.in_(ACTIVE_STATES)
         queued = JobRow.program.not_in(UNQUEUED)
         rows = list(session.scalars(sa.select(JobRow).where(self._mine, active, queued)))
         entries = [_entry(row, now) for row in rows if not _has_lapsed(row, now)]

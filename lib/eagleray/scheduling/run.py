@@ -128,8 +128,6 @@ class _Attempt:
         """Wait for the job's turn, run its command, and store how it ends."""
         if (code := self._wait_for_turn()) is not None:
             return code
-        if self._row.package:
-            threading.Thread(target=self._keep_inputs, daemon=True).start()
         log = LogWriter(self._row.logs, self._row.epoch)
 
         def on_line(line: str, is_output: bool) -> None:
@@ -192,9 +190,18 @@ class _Attempt:
                 self._records.set_size(self._row.id, size)
 
     def _place_inputs(self) -> dict[str, str]:
-        """Put local inputs where another head finds them too; meanwhile, renew the lease."""
+        """Put local inputs where another head finds them too; meanwhile, renew the lease.
+
+        Returns:
+            Their locations, by their names in the job's command.
+        """
+        root = storage.absolute(self._settings.job_logs)
+        if not self._row.package:
+            return {}
+        if not storage.is_remote(root):
+            threading.Thread(target=self._keep_inputs, daemon=True).start()
+            return {}
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            root = storage.absolute(self._settings.job_logs)
             placing = thread.submit(place_inputs, self._row, Path.cwd(), root)
             while not concurrent.futures.wait([placing], self._settings.heartbeat_seconds).done:
                 with contextlib.suppress(OutageError):
@@ -209,6 +216,7 @@ class _Attempt:
                 return {}
 
     def _keep_inputs(self) -> None:
+        """Keep the archive of local inputs beside the log."""
         try:
             keep_package(self._row, Path.cwd())
         except (OSError, InputError) as error:

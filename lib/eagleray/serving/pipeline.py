@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from eagleray.core.errors import BadImageError
+from eagleray.imaging import DecodedImage
 from eagleray.models.attributes import Features
 from eagleray.serving.image_urls import ImageUrl, ImageUrlReader
 from eagleray.serving.loading import ImageWithAttributes, LoadedVersion
@@ -54,6 +55,22 @@ class Pipeline:
             for task in tasks:
                 task.cancel()
 
+    async def fetch(
+        self, loaded: LoadedVersion, request: PredictRequest, number: int
+    ) -> bytes | DecodedImage:
+        """Return an image of a request, fetched if the request only names it.
+
+        Raises:
+            BadImageError: If it cannot be fetched.
+        """
+        image = request.images[number]
+        if not isinstance(image, ImageUrl):
+            return image
+        with request.trace.stage("fetch", image=number):
+            return await self._image_urls.read(
+                image, max_bytes=loaded.manifest.contract.max_bytes, deadline=request.deadline
+            )
+
     async def _predict_one(
         self,
         loaded: LoadedVersion,
@@ -61,15 +78,9 @@ class Pipeline:
         number: int,
         attributes: Features | None,
     ) -> TimedOutcome:
-        image, trace = request.images[number], request.trace
+        trace = request.trace
         try:
-            if isinstance(image, ImageUrl):
-                with trace.stage("fetch", image=number):
-                    image = await self._image_urls.read(
-                        image,
-                        max_bytes=loaded.manifest.contract.max_bytes,
-                        deadline=request.deadline,
-                    )
+            image = await self.fetch(loaded, request, number)
             pixels = loaded.num_pixels(image)
         except BadImageError as error:
             return TimedOutcome(Outcome.from_error(error), 0.0, 0.0, 0.0, 0)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.imaging import DecodedImage
+from eagleray.serving.explanations import LabelOverlay
 from eagleray.serving.image_urls import ImageUrl
 from eagleray.serving.loading import LoadedVersion
 from eagleray.serving.responses import image_prediction
 from eagleray.serving.tracing import NO_TRACE, Trace
 from eagleray.serving.workers import TimedOutcome
+from eagleray.tasks.limits import CountLimit
 
 __all__ = ["ImageInRequest", "PredictRequest", "PredictResult"]
 
@@ -31,6 +33,7 @@ class PredictRequest:
         version: Version number or alias that the request names; None if it names none.
         trace: Trace that records the stages of the request.
         attributes: Attributes of each image; None if the request has none.
+        explain: Whether the prediction of the only image is explained.
     """
 
     model: str
@@ -41,6 +44,7 @@ class PredictRequest:
     version: str | None = None
     trace: Trace = NO_TRACE
     attributes: Sequence[Mapping[str, object]] | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +56,26 @@ class PredictResult:
         via: How the version was chosen.
         outcomes: Outcomes in the order of the images.
         seconds: Seconds from the request to its last outcome.
+        explanation: Explanation of the only image's prediction, if it was requested.
     """
 
     loaded: LoadedVersion
     via: str
     outcomes: Sequence[TimedOutcome]
     seconds: float
+    explanation: LabelOverlay | None = None
 
-    def as_json(self, *, request_id: str, top_k: int, threshold: float | None) -> dict[str, Any]:
-        """Return the members of a `PredictResponse`."""
+    def as_json(
+        self,
+        *,
+        request_id: str,
+        top_k: int,
+        threshold: float | None,
+        limits: Sequence[CountLimit] = (),
+    ) -> dict[str, Any]:
+        """Return the members of a `PredictResponse`; the arguments are as of `image_prediction`."""
         manifest = self.loaded.manifest
+        explained = {} if self.explanation is None else {"explanation": self.explanation.as_json()}
         return {
             "model": self.loaded.model,
             "version": self.loaded.version,
@@ -71,7 +85,12 @@ class PredictResult:
             "engine": self.loaded.predictor.engine_name,
             "request_id": request_id,
             "results": [
-                image_prediction(item.outcome, manifest, top_k=top_k, threshold=threshold)
+                {
+                    **image_prediction(
+                        item.outcome, manifest, top_k=top_k, threshold=threshold, limits=limits
+                    ),
+                    **explained,
+                }
                 for item in self.outcomes
             ],
             "timings": self._timings(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,14 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from eagleray.core.job_state import JobState
 from eagleray.models.package import ModelManifest
 from eagleray.tasks import Outcome
+from eagleray.tasks.limits import CountLimit, exceeded_limits
 
 __all__ = [
     "BatchResponse",
+    "ImageExplanation",
     "ImagePrediction",
     "JobLogLine",
     "JobLogs",
     "JobResponse",
     "LabelScore",
+    "ObjectFound",
     "PredictResponse",
     "Timings",
     "image_prediction",
@@ -34,6 +38,25 @@ class LabelScore(_Wire):
     score: float
 
 
+class ObjectFound(_Wire):
+    """An object in an image; its box is in pixels of the upright image, from the upper left."""
+
+    label: str
+    score: float
+    x: float = Field(description="Left edge of the box.")
+    y: float = Field(description="Upper edge of the box.")
+    width: float
+    height: float
+
+
+class ImageExplanation(_Wire):
+    """Where the evidence for a label is: a heat map over the image."""
+
+    label: str = Field(description="The label that is explained: the predicted one.")
+    media_type: Literal["image/png"]
+    image: str = Field(description="The upright image under its heat map, a PNG file in base64.")
+
+
 class ImagePrediction(_Wire):
     """The result of one image: `ok` with a prediction, or `failed` with a reason."""
 
@@ -47,6 +70,16 @@ class ImagePrediction(_Wire):
     embedding: list[float] | None = Field(
         default=None, description="Vector of length 1, of an embedding."
     )
+    objects: list[ObjectFound] | None = Field(
+        default=None, description="Objects of a detection, best first."
+    )
+    count: int | None = Field(default=None, description="Number of objects.")
+    counts: dict[str, int] | None = Field(
+        default=None, description="Number of objects of each label that there is."
+    )
+    exceeds: list[str] | None = Field(
+        default=None, description="Those of the request's limits that the image exceeds."
+    )
     top: list[LabelScore] = Field(
         default_factory=list, description="Most probable labels, best first."
     )
@@ -56,6 +89,9 @@ class ImagePrediction(_Wire):
         default=None, description="Reason code of a failure, as in batch results."
     )
     message: str | None = Field(default=None, description="A sentence about the failure.")
+    explanation: ImageExplanation | None = Field(
+        default=None, description="Explanation of the prediction, if the request has explain=true."
+    )
 
 
 class Timings(_Wire):
@@ -137,7 +173,12 @@ class JobLogs(_Wire):
 
 
 def image_prediction(
-    outcome: Outcome, manifest: ModelManifest, *, top_k: int, threshold: float | None
+    outcome: Outcome,
+    manifest: ModelManifest,
+    *,
+    top_k: int,
+    threshold: float | None,
+    limits: Sequence[CountLimit] = (),
 ) -> dict[str, Any]:
     """Return the members of an `ImagePrediction`.
 
@@ -147,10 +188,13 @@ def image_prediction(
         top_k: Maximum number of labels listed.
         threshold: Minimum probability of a label that is listed and, for multilabel models, of one
             that applies; None for the model's own thresholds.
+        limits: Numbers of objects that are to be noticed.
     """
     if outcome.prediction is None:
         assert outcome.failure is not None
         failure = outcome.failure
         return {"status": "failed", "reason": failure.reason.value, "message": failure.message}
     members = manifest.task.response(outcome.prediction, top_k=top_k, threshold=threshold)
+    if limits:
+        members["exceeds"] = exceeded_limits(limits, manifest.task, outcome.prediction)
     return {"status": "ok", **members, "width": outcome.width, "height": outcome.height}

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -26,6 +26,7 @@ from eagleray.serving.background import BackgroundTasks
 from eagleray.serving.blocking import BlockingCalls
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.decoding import Decoding
+from eagleray.serving.explanations import Explanations, LabelOverlay
 from eagleray.serving.image_urls import ImageUrlReader
 from eagleray.serving.loading import LoadedVersion, Loader
 from eagleray.serving.logs import log_event
@@ -48,7 +49,7 @@ from eagleray.serving.telemetry import Groups, Telemetry, by_replica, job_famili
 from eagleray.serving.tracing import open_tracing
 from eagleray.serving.usage import UsageCounter, UsageStore
 from eagleray.serving.watch import SnapshotFields, SnapshotWatch
-from eagleray.serving.workers import WorkerOptions, WorkerThreads
+from eagleray.serving.workers import TimedOutcome, WorkerOptions, WorkerThreads
 
 __all__ = ["ImageService"]
 
@@ -128,6 +129,7 @@ class ImageService:
             ),
             on_event=self._on_version_event,
         )
+        self._explanations = Explanations()
         self._image_urls = ImageUrlReader(config)
         self._pipeline = Pipeline(self.workers, self._image_urls, self.telemetry)
         self.shadows = Shadows(
@@ -249,6 +251,7 @@ class ImageService:
         if self._watch is not None:
             await asyncio.to_thread(self._watch.stop)
         await self.model_pool.close()
+        await asyncio.to_thread(self._explanations.close)
         await asyncio.to_thread(self.workers.close)
         await asyncio.to_thread(self._decoding.close)
         if self._watch is not None and not await asyncio.to_thread(self._usage_counter.flush):
@@ -373,17 +376,39 @@ class ImageService:
 
         Raises:
             UserError: If there is no such model, version or alias, or there are no images.
+            BadImageError: If an image that is explained cannot be fetched.
             ServiceError: If the request is not admitted, or not finished in time.
         """
         began = time.monotonic()
         require_count(len(request.images), self.config.max_images)
-        self._admit(request, len(request.images))
-        async with self._version_for(request) as (via, loaded):
-            outcomes = await self._pipeline.predict(loaded, request)
-        result = PredictResult(loaded, via, outcomes, time.monotonic() - began)
+        with self._explanations.turn() if request.explain else contextlib.nullcontext():
+            self._admit(request, len(request.images))
+            async with self._version_for(request) as (via, loaded):
+                if request.explain:
+                    outcomes, explanation = await self._predict_and_explain(loaded, request)
+                else:
+                    outcomes, explanation = await self._pipeline.predict(loaded, request), None
+        result = PredictResult(loaded, via, outcomes, time.monotonic() - began, explanation)
         self._count(request, result)
         self._shadow(request, result)
         return result
+
+    async def _predict_and_explain(
+        self, loaded: LoadedVersion, request: PredictRequest
+    ) -> tuple[Sequence[TimedOutcome], LabelOverlay | None]:
+        """Predict the only image of a request, and explain its prediction if it has one."""
+        image = await self._pipeline.fetch(loaded, request, 0)
+        outcomes = await self._pipeline.predict(loaded, replace(request, images=[image]))
+        prediction = outcomes[0].outcome.prediction
+        if prediction is None:
+            return outcomes, None
+        label = loaded.manifest.task.explained_label(prediction)
+        (attributes,) = loaded.encode_attributes(request.attributes, 1)
+        with request.trace.stage("explain"):
+            explanation = await self._explanations.explain(
+                loaded, image, label, attributes, deadline=request.deadline
+            )
+        return outcomes, explanation
 
     async def infer(
         self, tensors: InferRequest, request: PredictRequest

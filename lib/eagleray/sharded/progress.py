@@ -110,6 +110,7 @@ class JobMonitor:
         self._started = clock()
         self._recent: deque[tuple[float, int]] = deque([(self._started, num_done)])
         self._lock = threading.Lock()
+        self._publishing = threading.Lock()
         self._ended = threading.Event()
 
     def add(self, shard: FinishedShard) -> None:
@@ -182,6 +183,7 @@ class JobMonitor:
             self._yield_signal.clear(PERSON)
 
     def _put(self) -> None:
-        # A job whose progress cannot be published still does its work.
-        with contextlib.suppress(OSError, InputError):
+        # One after the other, so that an older state never replaces a newer one. A job whose
+        # progress cannot be published still does its work.
+        with self._publishing, contextlib.suppress(OSError, InputError):
             storage.put_atomic(self._layout.progress, self.now().model_dump_json(indent=2).encode())

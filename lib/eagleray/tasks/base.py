@@ -29,7 +29,7 @@ from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import Section
+from eagleray.tasks.page import Box, Section
 from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
@@ -104,15 +104,17 @@ class Task(BaseModel):
         label_coverage: Parts of a split that need every label: `all`, the `train` part, or `none`.
             A split is stratified for `all`.
         has_many_labels: Whether several labels of an image can hold.
-        fitted: Of `temperature` and `thresholds` those that validation images determine.
-        has_positive: Whether one label is the positive, which `with_positive` chooses.
         label_kind: What the label of an image is: a text of a table or a folder, or the objects in
             it, in the form of `tasks.annotation`, which label formats such as COCO are read into.
+        fitted: Of `temperature` and `thresholds` those that validation images determine.
+        has_positive: Whether one label is the positive, which `with_positive` chooses.
         output_names: Names of the tensors that a network returns; none for a single tensor. None
             takes whatever it returns.
+        exported_names: Names of the outputs of an exported model; none for a single one.
         default_architecture: Architecture of a network if none is named.
         predicts_pixels: Whether the network returns a logit for each label of every pixel
             (N, num_outputs, H, W), instead of a row (N, num_outputs).
+        counts_objects: Whether `counts` returns how many objects of each label an image has.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
     """
@@ -125,12 +127,14 @@ class Task(BaseModel):
     target_dtype: ClassVar[Literal["float32", "int64"]] = "float32"
     label_coverage: ClassVar[Literal["all", "train", "none"]] = "none"
     has_many_labels: ClassVar[bool] = False
+    label_kind: ClassVar[Literal["text", "objects"]] = "text"
     fitted: ClassVar[frozenset[str]] = frozenset()
     has_positive: ClassVar[bool] = False
-    label_kind: ClassVar[Literal["text", "objects"]] = "text"
     output_names: ClassVar[tuple[str, ...] | None] = None
+    exported_names: ClassVar[tuple[str, ...]] = ()
     default_architecture: ClassVar[str] = "resnet18"
     predicts_pixels: ClassVar[bool] = False
+    counts_objects: ClassVar[bool] = False
     measures_training: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # pydantic would take them for fields of this class
@@ -174,6 +178,14 @@ class Task(BaseModel):
     @abstractmethod
     def num_outputs(self) -> int:
         """Length of the network's output vector."""
+
+    @property
+    def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of a network's outputs for one image, by their names in a graph.
+
+        None stands for any length. A single tensor is named `logits`.
+        """
+        return {"logits": (self.num_outputs,)}
 
     @abstractmethod
     def encode(self, text: str) -> int | float | list[float] | list[list[float]]:
@@ -336,6 +348,17 @@ class Task(BaseModel):
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return a network's output as one tensor (N, …): probabilities, values, or objects."""
 
+    def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
+        """Return what an exported model returns: the activated outputs, as far as graphs go.
+
+        Several are those of `exported_names`.
+        """
+        return self.activate(outputs)
+
+    def finish_exported(self, outputs: NetworkOutput) -> Tensor:
+        """Return the activated outputs (N, …) of what an exported model returned."""
+        return only_tensor(outputs)
+
     @abstractmethod
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
         """Return the prediction of one image.
@@ -387,6 +410,19 @@ class Task(BaseModel):
         """Return how far summaries (N, num_values) are from those expected; NaN for NaN."""
         return float(np.abs(outputs - expected).max())
 
+    def mean_difference(self, outputs: Floats, expected: Floats) -> float:
+        """Return the mean difference of activated outputs (N, …) from those expected."""
+        return float(np.abs(outputs - expected).mean())
+
+    def variation(self, outputs: Floats) -> float | None:
+        """Return the mean absolute deviation of activated outputs (N, …) between images.
+
+        None for a single image, and where outputs of several images cannot be compared.
+        """
+        if len(outputs) < 2:
+            return None
+        return float(np.abs(outputs - outputs.mean(axis=0)).mean())
+
     def same_answer(self, prediction: Prediction, other: Prediction) -> bool:
         """Return whether two versions of a model predict the same, as callers see it."""
         return prediction.labels == other.labels
@@ -394,6 +430,29 @@ class Task(BaseModel):
     def describe(self, prediction: Prediction) -> str | None:
         """Return a prediction in one word, for lists of differences."""
         return "|".join(prediction.labels) or None
+
+    # --- explanation ---
+
+    def explained_label(self, prediction: Prediction) -> str:
+        """Return the label whose evidence explains a prediction.
+
+        Raises:
+            InputError: If the task has no labels.
+        """
+        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+
+    def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
+        """Return the evidence for a label before it becomes a probability: its logit (N,).
+
+        Args:
+            outputs: Output of the network (N, num_outputs).
+            label: One of the labels.
+
+        Raises:
+            InputError: If the task has no labels, or no logit for each.
+            UnknownNameError: If there is no such label.
+        """
+        raise InputError(f"A {self.name} model predicts no label that could be explained.")
 
     # --- evaluation ---
 
@@ -511,10 +570,23 @@ class Task(BaseModel):
             "top_k": pa.list_(pa.struct({"label": pa.string(), "score": pa.float32()})),
         }
 
+    @classmethod
+    def label_types(cls) -> dict[str, pa.DataType]:
+        """Return the types of the columns of one label each, by the prefix of their names."""
+        import pyarrow as pa
+
+        return {SCORE_PREFIX: pa.float32()}
+
+    @property
+    def result_bytes(self) -> int:
+        """About how many bytes the columns of `result_fields` take in a row."""
+        return 4 * len(self.labels)
+
     def result_fields(self) -> list[pa.Field]:
         """Return the columns of a batch job's result table between `message` and `width`.
 
-        They are those of `result_types`, and float32 columns whose names begin with `score_`.
+        They are those of `result_types`, and columns of one label each, named by a prefix of
+        `label_types` and the label.
         """
         import pyarrow as pa
 
@@ -534,6 +606,19 @@ class Task(BaseModel):
             "value": prediction.value,
             "top_k": self._top(prediction, top_k),
         }
+
+    def counts(self, prediction: Prediction) -> Mapping[str, int]:
+        """Return the number of objects of each label, for a task that `counts_objects`."""
+        raise NotImplementedError
+
+    def boxes(self, prediction: Prediction, threshold: float | None) -> tuple[Box, ...]:
+        """Return the objects of an image as they are drawn, for a task that `counts_objects`.
+
+        Args:
+            prediction: The prediction.
+            threshold: Lowest score of an object; None for the task's own.
+        """
+        raise NotImplementedError
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None

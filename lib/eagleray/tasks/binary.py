@@ -165,6 +165,11 @@ class Binary(Classification):
         label = self.labels[best]
         return Prediction(label, float(outputs[best]), (label,), None, outputs)
 
+    def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
+        """Return the logit, which is that of the positive label; negated for the other one (N,)."""
+        positive = only_tensor(outputs)[:, 0]
+        return positive if self.position_of(label) == 1 else -positive
+
     # --- evaluation ---
 
     def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:

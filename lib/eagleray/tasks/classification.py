@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, FiniteFloat, model_validator
 
-from eagleray.core.errors import InputError
+from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.limits import MAX_LABELS, MAX_MANIFEST_BYTES, MAX_NAME_LENGTH
-from eagleray.tasks.base import LossOptions, Outputs, Task
+from eagleray.tasks.base import LossOptions, NetworkOutput, Outputs, Task, only_tensor
 from eagleray.tasks.calibration import (
     NUM_BINS,
     Reliability,
@@ -97,6 +97,28 @@ class Classification(Task):
     def outputs_of(self, prediction: Prediction) -> Outputs:
         """Return the probabilities."""
         return prediction.probabilities
+
+    # --- explanation ---
+
+    def explained_label(self, prediction: Prediction) -> str:
+        """Return the predicted label; the most likely one where no label holds."""
+        return prediction.label or prediction.top(self.labels, 1)[0][0]
+
+    def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
+        """Return the logit of a label (N,)."""
+        if self.num_outputs != len(self.labels):
+            raise InputError(f"A {self.name} model has no logit for each label to explain.")
+        return only_tensor(outputs)[:, self.position_of(label)]
+
+    def position_of(self, label: str) -> int:
+        """Return the position of a label.
+
+        Raises:
+            UnknownNameError: If there is no such label.
+        """
+        if label not in self.labels:
+            raise UnknownNameError("label of the model", label, self.labels)
+        return self.labels.index(label)
 
     # --- what differs from task to task ---
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from eagleray.core.errors import InputError
 from eagleray.tasks.detection_boxes import DetectionSet, Doubles, Integers
@@ -106,8 +105,8 @@ def _evaluate(data: DetectionSet, masks: Masks | None) -> tuple[Doubles, Doubles
     shapes = _box_shapes(data.box), _box_shapes(data.true_box)
     if masks is not None:
         shapes = (
-            _mask_shapes("detections", masks.detections, data.image, data.num_images),
-            _mask_shapes("true objects", masks.truths, data.true_image, data.num_images),
+            _mask_shapes("detections", masks.detections, data.image, data.size),
+            _mask_shapes("true objects", masks.truths, data.true_image, data.size),
         )
     found = _annotations(data.image, data.label, shapes[0])
     for one, score in zip(found, data.score.tolist(), strict=True):
@@ -145,21 +144,27 @@ def _box_shapes(boxes: Doubles) -> list[dict[str, Any]]:
 
 
 def _mask_shapes(
-    what: str, masks: Sequence[Sequence[Rle]], image: Integers, num_images: int
+    what: str, masks: Sequence[Sequence[Rle]], image: Integers, size: Integers
 ) -> list[dict[str, Any]]:
     from faster_coco_eval.core.mask import area
 
-    counts = np.bincount(image, minlength=num_images).tolist()
-    if [len(one) for one in masks] != counts:
+    if [len(one) for one in masks] != np.bincount(image, minlength=len(size)).tolist():
         raise InputError(
             f"The masks of {what} are not one for each of them; pass a list for each image, with "
             "as many masks as it has rows that are not empty."
         )
     shapes = [dict(mask) for one in masks for mask in one]
-    areas: npt.NDArray[Any] = area(shapes) if shapes else np.empty(0)
+    for shape, place in zip(shapes, image.tolist(), strict=True):
+        width, height = size[place].tolist()
+        if list(shape["size"]) != [height, width]:
+            raise InputError(
+                f"A mask of {what} of image {place} has size {list(shape['size'])}, and the image "
+                f"[{height}, {width}]; give masks of the original image, as [height, width]."
+            )
+    areas = area(shapes).tolist() if shapes else []
     return [
-        {"segmentation": shape, "area": float(size)}
-        for shape, size in zip(shapes, areas, strict=True)
+        {"segmentation": shape, "area": float(pixels)}
+        for shape, pixels in zip(shapes, areas, strict=True)
     ]
 
 
@@ -168,7 +173,10 @@ def _coco(data: DetectionSet, annotations: list[dict[str, Any]]) -> COCO:
 
     return COCO(
         {
-            "images": [{"id": image + 1} for image in range(data.num_images)],
+            "images": [
+                {"id": image, "width": width, "height": height}
+                for image, (width, height) in enumerate(data.size.tolist(), start=1)
+            ],
             "categories": [{"id": label + 1} for label in range(data.num_labels)],
             "annotations": annotations,
         },

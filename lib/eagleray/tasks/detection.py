@@ -31,8 +31,10 @@ from eagleray.tasks.detection_curves import best_f1, count_error, voc_metrics
 from eagleray.tasks.detection_errors import detection_errors
 from eagleray.tasks.detection_resampling import resampled_average_precision
 from eagleray.tasks.objects import (
+    OBJECT,
     ROW,
     DetectedObject,
+    box_iou,
     detections_in_original,
     encode_annotation,
     join_targets,
@@ -43,7 +45,7 @@ from eagleray.tasks.objects import (
     targets_in_input,
 )
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import ConfusionMatrix, Plot, Section, Table
+from eagleray.tasks.page import Box, ConfusionMatrix, Plot, Section, Table
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.review import Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
@@ -52,12 +54,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-__all__ = ["Detection", "ObjectsPrediction"]
+__all__ = ["COUNT_PREFIX", "Detection", "ObjectsPrediction"]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 _HEADLINES = ("map", "map_50", "map_75")
 _MAX_LABELS_SHOWN = 50
+_USUAL_OBJECTS = 25  # of an image, to estimate the size of a table
+
+COUNT_PREFIX = "count_"
+"""Prefix of the columns of a result table with the number of objects of one label each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,9 @@ class Detection(Task):
     has_many_labels: ClassVar[bool] = True
     label_kind: ClassVar[Literal["text", "objects"]] = "objects"
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
+    exported_names: ClassVar[tuple[str, ...]] = ("boxes", "scores")
     default_architecture: ClassVar[str] = "detector/resnet18"
+    counts_objects: ClassVar[bool] = True
     measures_training: ClassVar[bool] = False
 
     name: Literal["detection"] = "detection"
@@ -149,6 +157,11 @@ class Detection(Task):
     def num_outputs(self) -> int:
         """One logit for each label."""
         return len(self.labels)
+
+    @property
+    def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Candidate boxes, and a logit of each label for each of them."""
+        return {"boxes": (None, 4), "logits": (None, self.num_outputs)}
 
     def encode(self, text: str) -> list[list[float]]:
         """Return the target rows of an image: its size, and its objects."""
@@ -205,10 +218,19 @@ class Detection(Task):
 
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return detections (N, max_objects, 6) in pixels of the input, best first."""
+        return self.finish_exported(self.exported_outputs(outputs))
+
+    def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
+        """Return the candidate boxes, and the score of each label for each of them."""
+        assert isinstance(outputs, Mapping)
+        return {"boxes": outputs["boxes"], "scores": outputs["logits"].sigmoid()}
+
+    def finish_exported(self, outputs: NetworkOutput) -> Tensor:
+        """Choose the objects among the candidates (N, max_objects, 6)."""
         assert isinstance(outputs, Mapping)
         return select_objects(
             outputs["boxes"],
-            outputs["logits"].sigmoid(),
+            outputs["scores"],
             max_objects=self.max_objects,
             min_score=self.min_score,
             max_overlap=self.max_overlap,
@@ -254,12 +276,23 @@ class Detection(Task):
 
     def max_difference(self, outputs: Floats, expected: Floats) -> float:
         """Return the largest difference between the objects of two images of a pair."""
+        return float(np.max(self._differences(outputs, expected)))
+
+    def mean_difference(self, outputs: Floats, expected: Floats) -> float:
+        """Return the mean difference between the objects of two images of a pair."""
+        return float(np.mean(self._differences(outputs, expected)))
+
+    def variation(self, outputs: Floats) -> float | None:
+        """Return None: no object of one image is that of another."""
+        return None
+
+    def _differences(self, outputs: Floats, expected: Floats) -> list[float]:
         pairs = zip(
             outputs.reshape(-1, *self.observation_shape),
             expected.reshape(-1, *self.observation_shape),
             strict=True,
         )
-        return float(np.max([object_difference(rows, wanted) for rows, wanted in pairs]))
+        return [object_difference(rows, wanted) for rows, wanted in pairs]
 
     def same_answer(self, prediction: Prediction, other: Prediction) -> bool:
         """Return whether both report as many objects of each label."""
@@ -376,16 +409,26 @@ class Detection(Task):
         )
 
     def worst_mistakes(self, outputs: Tensor, targets: Tensor, count: int) -> list[Mistake]:
-        """Return the images whose numbers of objects are furthest from the truth."""
+        """Return the images with the most objects that are missed, or reported and not there."""
         found = []
         for position, (rows, truth) in enumerate(zip(outputs, targets, strict=True)):
-            predicted = Counter(one.label for one in self._objects(rows.cpu().numpy(), None))
-            true = Counter(self.labels[int(row[4])] for row in truth[1:].tolist() if row[5] == 1)
-            error = (predicted - true).total() + (true - predicted).total()
-            if error:
-                texts = (_describe(true) or "no objects", _describe(predicted) or "no objects")
-                found.append((error, Mistake(position, *texts, error=float(error))))
+            objects = self._objects(rows.cpu().numpy(), None)
+            boxes = _boxes(objects)
+            true = self._true_boxes(truth)
+            errors = _num_unmatched(true, boxes)
+            if errors:
+                given = _describe(Counter(box.text for box in true)) or "no objects"
+                predicted = _describe(Counter(one.label for one in objects)) or "no objects"
+                mistake = Mistake(position, given, predicted, boxes=(*true, *boxes))
+                found.append((errors, mistake))
         return [one for _, one in sorted(found, key=lambda pair: -pair[0])[:count]]
+
+    def _true_boxes(self, truth: Tensor) -> tuple[Box, ...]:
+        return tuple(
+            Box(x1, y1, x2 - x1, y2 - y1, self.labels[int(index)], is_true=True)
+            for x1, y1, x2, y2, index, kind in truth[1:].tolist()
+            if kind == OBJECT
+        )
 
     # --- results ---
 
@@ -401,11 +444,23 @@ class Detection(Task):
             "count": pa.int32(),
         }
 
+    @classmethod
+    def label_types(cls) -> dict[str, pa.DataType]:
+        """Return the type of the number of objects of a label."""
+        import pyarrow as pa
+
+        return {COUNT_PREFIX: pa.int32()}
+
+    @property
+    def result_bytes(self) -> int:
+        """The counts, and as many objects as an image often has."""
+        return 4 * len(self.labels) + 40 * min(self.max_objects, _USUAL_OBJECTS)
+
     def result_fields(self) -> list[pa.Field]:
         """Return the columns, with the number of objects of each label as `count_LABEL`."""
         import pyarrow as pa
 
-        counts = [pa.field(f"count_{label}", pa.int32()) for label in self.labels]
+        counts = [pa.field(COUNT_PREFIX + label, pa.int32()) for label in self.labels]
         return [*super().result_fields(), *counts]
 
     def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
@@ -414,8 +469,19 @@ class Detection(Task):
         return {
             "objects": _as_json(prediction),
             "count": counts.total(),
-            **{f"count_{label}": counts[label] for label in self.labels},
+            **{COUNT_PREFIX + label: counts[label] for label in self.labels},
         }
+
+    def counts(self, prediction: Prediction) -> Mapping[str, int]:
+        """Return the number of objects of each label; labels without objects are left out."""
+        return _counts(prediction)
+
+    def boxes(self, prediction: Prediction, threshold: float | None) -> tuple[Box, ...]:
+        """Return the boxes of the objects with labels and scores."""
+        assert isinstance(prediction, ObjectsPrediction)
+        if threshold is None:
+            return _boxes(prediction.objects)
+        return _boxes(self._objects(prediction.detections, threshold))
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None
@@ -462,6 +528,24 @@ class Detection(Task):
             NamedTensor("labels", "BYTES", scores.shape, labels),
             NamedTensor("count", "INT32", counts.shape, counts),
         ]
+
+
+def _boxes(objects: Sequence[DetectedObject]) -> tuple[Box, ...]:
+    return tuple(
+        Box(one.x, one.y, one.width, one.height, f"{one.label} {one.score:.2f}") for one in objects
+    )
+
+
+def _num_unmatched(true: Sequence[Box], predicted: Sequence[Box]) -> int:
+    """Return how many true and predicted boxes have no counterpart with an IoU of 0.5."""
+    sides = [
+        np.array([[box.x, box.y, box.x + box.width, box.y + box.height] for box in boxes])
+        for boxes in (true, predicted)
+    ]
+    if not len(sides[0]) or not len(sides[1]):
+        return len(true) + len(predicted)
+    overlaps = box_iou(*sides) >= 0.5
+    return int((~overlaps.any(axis=1)).sum() + (~overlaps.any(axis=0)).sum())
 
 
 def _counts(prediction: Prediction) -> Counter[str]:

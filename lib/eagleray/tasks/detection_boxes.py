@@ -22,7 +22,7 @@ OBJECT = 1
 CROWD = 2
 """Kind of a row of the targets that stands for many objects which are not told apart."""
 
-_MAX_PAIRS_AT_ONCE = 1_000_000
+_MAX_PAIRS_AT_ONCE = 250_000
 
 Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
@@ -35,11 +35,11 @@ class DetectionSet:
     """The detections and the true objects of N images, image by image and in their order.
 
     Attributes:
-        num_images: Number of images N.
+        size: Width and height of each image in pixels, int64 (N, 2).
         num_labels: Number of labels.
         image: Image of each detection, int64 (D,).
         label: Label index of each detection, int64 (D,).
-        score: Score of each detection, above 0, float32 (D,).
+        score: Score of each detection, not 0, float32 (D,).
         box: Its x1, y1, x2, y2 in pixels, float64 (D, 4).
         true_image: Image of each true object, int64 (T,).
         true_label: Label index of each true object, int64 (T,).
@@ -47,7 +47,7 @@ class DetectionSet:
         crowd: Whether it is a crowd, bool (T,).
     """
 
-    num_images: int
+    size: Integers
     num_labels: int
     image: Integers
     label: Integers
@@ -57,6 +57,11 @@ class DetectionSet:
     true_label: Integers
     true_box: Doubles
     crowd: Bools
+
+    @property
+    def num_images(self) -> int:
+        """Number of images N."""
+        return len(self.size)
 
     @property
     def num_true(self) -> Integers:
@@ -100,7 +105,7 @@ def detection_set(outputs: Floats, targets: Floats, num_labels: int) -> Detectio
         num_labels: Number of labels.
 
     Raises:
-        InputError: If the arrays do not fit together, or hold what is no detection.
+        InputError: If the arrays do not belong together, or a row that is not empty is invalid.
     """
     if outputs.shape[2:] != (6,) or targets.shape[2:] != (6,) or len(outputs) != len(targets):
         raise InputError(
@@ -111,18 +116,15 @@ def detection_set(outputs: Floats, targets: Floats, num_labels: int) -> Detectio
     rows = outputs[image, slot]
     true_image, true_slot = np.nonzero(targets[:, 1:, 5])
     true_rows = targets[true_image, true_slot + 1]
-    label, true_label = rows[:, 5].astype(np.int64), true_rows[:, 4].astype(np.int64)
-    _require_valid("detection", image, rows, label, num_labels)
-    _require_valid("true object", true_image, true_rows, true_label, num_labels)
     return DetectionSet(
-        num_images=len(outputs),
+        size=targets[:, 0, :2].astype(np.int64),
         num_labels=num_labels,
         image=image,
-        label=label,
+        label=_labels("detection", image, rows, 5, num_labels),
         score=rows[:, 4].astype(np.float32),
         box=rows[:, :4].astype(np.float64),
         true_image=true_image,
-        true_label=true_label,
+        true_label=_labels("true object", true_image, true_rows, 4, num_labels),
         true_box=true_rows[:, :4].astype(np.float64),
         crowd=true_rows[:, 5] == CROWD,
     )
@@ -185,19 +187,23 @@ def _no_pairs() -> Pairs:
     return Pairs(none, none, np.empty(0))
 
 
-def _require_valid(
-    what: str, image: Integers, rows: Floats, label: Integers, num_labels: int
-) -> None:
-    """Refuse numbers that are not finite, and labels that there are not."""
+def _labels(what: str, image: Integers, rows: Floats, column: int, num_labels: int) -> Integers:
+    """Return the label index of each row.
+
+    Raises:
+        InputError: If a row has numbers that are not finite, or a label that there is not.
+    """
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
         raise InputError(
             f"A {what} of image {image[bad][0]} has numbers that are not finite; check whether the "
             "network's training diverged."
         )
+    label = rows[:, column].astype(np.int64)
     bad = (label < 0) | (label >= num_labels)
     if bad.any():
         raise InputError(
             f"A {what} of image {image[bad][0]} has label index {label[bad][0]}, and there are "
             f"{num_labels} labels; use the labels that the model was trained with."
         )
+    return label

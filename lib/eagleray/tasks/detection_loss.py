@@ -44,7 +44,7 @@ def detection_losses(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
     """
     boxes, logits = outputs["boxes"], outputs["logits"]
     points = outputs["points"][0]
-    objects = targets[:, 1:]
+    objects = functional.pad(targets[:, 1:], (0, 0, 0, 1))  # a batch may have no object at all
     assigned = _assign(points, objects)  # (N, A), -1 for none
     is_assigned = assigned >= 0
     wanted = objects.gather(1, assigned.clamp(min=0)[:, :, None].expand(-1, -1, objects.shape[2]))
@@ -80,8 +80,6 @@ def _assign(points: Tensor, objects: Tensor) -> Tensor:
     suits = (longest > low[None, :, None]) & (longest <= high[None, :, None])
     is_object = (objects[:, None, :, 5] == OBJECT) & (area > 0)
     cost = torch.where(is_near & suits & is_object, area, torch.inf)
-    if not cost.shape[2]:
-        return cost.new_full(cost.shape[:2], -1, dtype=torch.int64)
     smallest, index = cost.min(dim=2)
     return torch.where(smallest.isfinite(), index, -1)
 

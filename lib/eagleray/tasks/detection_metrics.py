@@ -47,6 +47,8 @@ def measure_detections(data: DetectionSet, labels: Sequence[str]) -> dict[str, f
     `f1[LABEL]` is at the best threshold of the label (`best_f1`), `f1_macro` the mean of these, and
     `count_error` is at these thresholds.
 
+    There are none if there are no true objects, apart from crowds.
+
     Args:
         data: The detections and the true objects.
         labels: Names of the labels.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ConfusionMatrix", "Curves", "Histogram", "Plot", "Scatter", "Section", "Table"]
+__all__ = ["Box", "ConfusionMatrix", "Curves", "Histogram", "Plot", "Scatter", "Section", "Table"]
 
 Line = tuple[str, Sequence[float], Sequence[float]]
 """name, x, y"""
@@ -66,6 +66,27 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str | int | float | None, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box that is drawn over an image.
+
+    Attributes:
+        x: Left edge in pixels of the upright original.
+        y: Upper edge.
+        width: Width.
+        height: Height.
+        text: What is written beside it.
+        is_true: Whether it is a label; a prediction otherwise.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str = ""
+    is_true: bool = False
 
 
 @dataclass(frozen=True)

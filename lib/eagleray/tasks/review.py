@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eagleray.tasks.page import Box
+
 __all__ = ["MIN_AGREEMENT", "LabelReview", "Mistake", "SuspectedLabel", "contradicted_labels"]
 
 MIN_AGREEMENT = 0.8
@@ -38,6 +40,7 @@ class Mistake:
         predicted: What the model predicts instead.
         confidence: Probability of the prediction; None for regression.
         error: Predicted minus true value for regression; else None.
+        boxes: True and predicted objects, for detection.
     """
 
     position: int
@@ -45,6 +48,7 @@ class Mistake:
     predicted: str
     confidence: float | None = None
     error: float | None = None
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

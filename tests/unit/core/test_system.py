@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from eagleray.core.system import num_usable_cores
+from eagleray.core.system import free_port, num_usable_cores
 
 
 @pytest.mark.parametrize("text", ["max 100000\n", "", "a b", "6400000 100000\n"])
@@ -23,3 +24,11 @@ def test_a_container_uses_no_more_cores_than_its_quota_pays_for(tmp_path: Path) 
     for text in ("100000 100000\n", "199999 100000\n", "50000 100000\n"):
         quota.write_text(text)
         assert num_usable_cores(quota) == 1
+
+
+def test_a_free_port_is_none_that_connections_get() -> None:
+    port = free_port()
+    assert port < 32_768
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", port))
+        assert free_port() != port

@@ -16,6 +16,7 @@ from eagleray.inference.choice import (
     MeasuredSpeeds,
     choose,
     require_engine,
+    require_precision_here,
 )
 from eagleray.inference.eager import EagerEngine
 from eagleray.inference.engine import Engine, Run, UnsupportedNetworkError
@@ -244,6 +245,18 @@ def test_an_engine_that_runs_no_quantized_models_is_refused_before_a_job() -> No
         require_engine("auto", manifest, precision="float32")
     with pytest.raises(UnknownNameError, match=r"named 'bogus'\. Use auto, eager or openvino\."):
         require_engine("bogus")
+
+
+def test_bfloat16_of_openvino_is_refused_where_the_cpu_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("eagleray.inference.plan._cpu_capabilities", lambda: {"avx2": True})
+    for engine, precision in (("openvino", "float32"), ("openvino", "auto"), ("eager", "bfloat16")):
+        require_precision_here(engine, precision)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="CPU has no bfloat16, and the engine openvino does not"):
+        require_precision_here("openvino", "bfloat16")
+    monkeypatch.setattr("eagleray.inference.plan._cpu_capabilities", lambda: {"amx_bf16": True})
+    require_precision_here("openvino", "bfloat16")
 
 
 def test_an_engine_that_is_not_installed_is_refused_with_the_command_that_installs_it(

@@ -5,8 +5,10 @@ It needs no Ray, runs until it is interrupted, and prints a line when it begins.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -83,6 +85,14 @@ class Cluster:
     def log(self, job: str) -> str:
         row = self.row(job)
         return "".join(line.text for line in LogReader(row).read(row.epoch))
+
+    def suspend(self, process: subprocess.Popen[str]) -> None:
+        """Suspend a process between its transactions: others would wait for one that is open."""
+        file, suspended = self.records.place, psutil.Process(process.pid)
+        with contextlib.closing(sqlite3.connect(file, timeout=SECONDS)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            suspended.suspend()
+            until(lambda: suspended.status() == psutil.STATUS_STOPPED)
 
     def end(self) -> None:
         for process in self.processes.values():
@@ -164,7 +174,7 @@ def test_a_killed_command_is_lost_at_once(cluster: Cluster) -> None:
 def test_a_process_that_was_away_ends_its_command_if_another_has_the_job(cluster: Cluster) -> None:
     process = cluster.start("long-3", retries=1, **FOREVER)
     until(lambda: runs(cluster, "long-3"))
-    process.send_signal(signal.SIGSTOP)
+    cluster.suspend(process)
     until(lambda: cluster.row("long-3").state == JobState.LOST)
     list(supervise(cluster.records, lambda: cluster))
     until(lambda: cluster.row("long-3").epoch == 2)
@@ -177,7 +187,7 @@ def test_a_process_that_was_away_ends_its_command_if_another_has_the_job(cluster
 def test_a_process_that_was_away_goes_on_if_nobody_has_taken_the_job(cluster: Cluster) -> None:
     process = cluster.start("long-4", **FOREVER)
     until(lambda: runs(cluster, "long-4"))
-    process.send_signal(signal.SIGSTOP)
+    cluster.suspend(process)
     until(lambda: cluster.row("long-4").state == JobState.LOST)
     process.send_signal(signal.SIGCONT)
     until(lambda: cluster.row("long-4").state == JobState.RUNNING)

@@ -157,6 +157,35 @@ def test_a_declared_size_above_the_limit_is_refused_at_once(
         assert served.service.byte_limiter.in_flight == 0
 
 
+@pytest.mark.parametrize(
+    ("framing", "closes"),
+    [("content-length: 150000", False), ("content-length: 150001", True), ("chunked", True)],
+)
+def test_a_refusal_closes_the_connection_of_a_body_that_is_still_arriving(
+    tmp_path: Path, keys: dict[str, str], framing: str, closes: bool
+) -> None:
+    """HAProxy would hold the connection until the sender ends the body."""
+    framing = framing if framing != "chunked" else "transfer-encoding: chunked"
+    head = f"POST {PREDICT} HTTP/1.1\r\nhost: a\r\nx-api-key: wrong\r\n{framing}\r\n\r\n"
+    with serving(tmp_path) as served:
+        response = served.say(head.encode())
+    assert response.startswith(b"HTTP/1.1 401")
+    assert (b"\r\nconnection: close\r\n" in response) == closes
+
+
+def test_a_request_that_has_arrived_keeps_its_connection(
+    tmp_path: Path, keys: dict[str, str]
+) -> None:
+    large = IMAGE + bytes(200_000)  # what follows an image is ignored
+    with (
+        serving(tmp_path) as served,
+        httpx.Client(base_url=served.url, headers={"x-api-key": keys["shop"]}) as client,
+    ):
+        response = client.post(PREDICT, content=large)
+    assert response.json()["results"][0]["status"] == "ok"
+    assert "connection" not in response.headers
+
+
 # --- the limiter alone ---------------------------------------------------------------------------
 
 

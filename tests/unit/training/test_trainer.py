@@ -25,7 +25,13 @@ from eagleray.training.launch import describe_stop
 from eagleray.training.result import load_best_checkpoint
 from eagleray.training.trainer import Trainer
 from tests.support.numerics import SAME_LOSS
-from tests.support.training import plan_for, small_spec, train_in_process, write_stripes
+from tests.support.training import (
+    plan_for,
+    small_spec,
+    train_in_process,
+    train_until,
+    write_stripes,
+)
 
 pytestmark = pytest.mark.numerical
 
@@ -47,21 +53,6 @@ def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_stripes(tmp_path_factory.mktemp("data") / "stripes")
 
 
-class KilledError(Exception):
-    """Stands for a process that dies."""
-
-
-class DyingTrainer(Trainer):
-    """Dies when it has finished a number of steps."""
-
-    dies_at = 0
-
-    def step(self, *arguments: Any) -> torch.Tensor:
-        if self.progress.total_steps == self.dies_at:
-            raise KilledError
-        return super().step(*arguments)
-
-
 class ScoredTrainer(Trainer):
     """Has given values of a validation metric instead of its own."""
 
@@ -70,15 +61,6 @@ class ScoredTrainer(Trainer):
 
     def validate(self) -> dict[str, float]:
         return {**super().validate(), self.metric: next(self.scores)}
-
-
-def train_until(spec: Any, home: Path, step: int) -> None:
-    """Train until a number of steps is finished, and die there."""
-    _, worker_input = plan_for(spec, home)
-    trainer = DyingTrainer(worker_input, single_process(spec), lambda _: None)
-    trainer.dies_at = step
-    with pytest.raises(KilledError):
-        trainer.run()
 
 
 def test_the_same_seed_gives_the_same_losses(stripes: Path, tmp_path: Path) -> None:

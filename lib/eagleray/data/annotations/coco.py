@@ -84,7 +84,19 @@ def find_coco(folder: Folder) -> Callable[[AnnotationFaults], list[AnnotatedImag
     candidates = named or candidates
     if not 1 <= len(candidates) <= _MAX_CANDIDATES:
         return None
-    return find_coco_files(folder, candidates)
+    read = find_coco_files(folder, candidates)
+    return read and (lambda faults: _with_unlisted(folder, read(faults), faults))
+
+
+def _with_unlisted(
+    folder: Folder, found: list[AnnotatedImage], faults: AnnotationFaults
+) -> list[AnnotatedImage]:
+    """Count the images of a folder that no file lists, and return the others."""
+    listed = {annotated.image.uri for annotated in found}
+    for path in folder.images():
+        if folder.files[path].uri not in listed:
+            faults.add(FaultKind.UNLISTED, folder.place(path))
+    return found
 
 
 def find_coco_files(

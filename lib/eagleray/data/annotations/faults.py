@@ -19,7 +19,7 @@ class FaultKind(Enum):
     """A kind of fault: the words for one and for several, and what is counted.
 
     `object` faults are objects that are left out, `image` faults are images or files of labels that
-    are left out. A `kept` fault is only reported.
+    are left out. `kept` and `unused` things are only reported.
     """
 
     NO_AREA = ("box without an area", "boxes without an area", "object")
@@ -61,7 +61,11 @@ class FaultKind(Enum):
         "kept",
     )
 
-    def __init__(self, one: str, several: str, counted: Literal["object", "image", "kept"]) -> None:
+    UNLISTED = ("image that no JSON lists", "images that no JSON lists", "unused")
+
+    def __init__(
+        self, one: str, several: str, counted: Literal["object", "image", "kept", "unused"]
+    ) -> None:
         self.one, self.several, self.counted = one, several, counted
 
     def describe(self, count: int) -> str:
@@ -99,11 +103,17 @@ class AnnotationFaults:
         return {kind: self._counts[kind] for kind in FaultKind if self._counts[kind]}
 
     def notes(self) -> tuple[str, ...]:
-        """Return a sentence for what is left out and one for what is read differently, if any."""
-        out = [kind for kind in self.counts if kind.counted != "kept"]
-        kept = [kind for kind in self.counts if kind.counted == "kept"]
-        notes = (f"Left out as invalid: {self._list(out)}.", f"Not left out: {self._list(kept)}.")
-        return tuple(note for note, kinds in zip(notes, (out, kept), strict=True) if kinds)
+        """Return a sentence each for what is left out, read differently and not read, if any."""
+        sentences = {
+            "Left out as invalid": ("object", "image"),
+            "Not left out": ("kept",),
+            "Not read": ("unused",),
+        }
+        found = {
+            start: [kind for kind in self.counts if kind.counted in counted]
+            for start, counted in sentences.items()
+        }
+        return tuple(f"{start}: {self._list(kinds)}." for start, kinds in found.items() if kinds)
 
     def _list(self, kinds: Iterable[FaultKind]) -> str:
         return "; ".join(

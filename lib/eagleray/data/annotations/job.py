@@ -114,8 +114,8 @@ def run_conversion(job: ConvertJob, reporter: ProgressReporter) -> ConvertSummar
         InputError: If the format cannot hold the labels, or the output cannot be written.
     """
     losses: Losses = Losses()
-    num_copied = _copy_images(job, losses, reporter) if job.spec.copy_images else 0
     num_files = _write_labels(job, losses, reporter)
+    num_copied = _copy_images(job, losses, reporter) if job.spec.copy_images else 0
     return ConvertSummary(
         output=job.spec.output,
         format=job.spec.to,

@@ -98,13 +98,14 @@ def _read(
 def _classes(folder: Folder, layout: _Layout) -> Mapping[int, str] | None:
     """Return the names of the classes by the numbers in masks; None without a list of them.
 
-    Line n of the list is class n, counted from 1; a first line `background` is class 0.
+    Line n of the list is class n, counted from 1; a first of several lines that is `background` is
+    class 0.
     """
     path = find_file(folder, CLASSES_FILE)
     if path is None:
         return {0: _DEFAULT_CLASS} if layout.one_class else None
     names = read_classes(folder, path)
-    if names[0].strip("_").casefold() != "background":
+    if len(names) == 1 or names[0].strip("_").casefold() != "background":
         names = {index + 1: name for index, name in names.items()}
     names = {index: name for index, name in names.items() if index != BACKGROUND}
     if not layout.one_class:

@@ -77,6 +77,8 @@ def mask_of_runs(runs: Sequence[int] | npt.NDArray[Any], height: int, width: int
     lengths = [int(run) for run in runs]
     if not lengths or min(lengths) < 0 or sum(lengths) != height * width:
         raise ValueError(f"its runs are not those of {height} x {width} pixels")
+    if lengths[-1] == 0:  # COCO's tools write no empty run at the end
+        lengths.pop()
     size = [height, width]
     return _mask(coco.frPyObjects({"size": size, "counts": lengths}, height, width), height, width)
 

@@ -24,6 +24,7 @@ _LISTS = ("data.yaml", "data.yml", "dataset.yaml", CLASSES_FILE, "obj.names")
 _OTHER_TEXTS = (CLASSES_FILE, "readme.txt", "license.txt", "requirements.txt")
 _ROLES = frozenset({"labels"})
 _MAX_BYTES = 16 * 2**20
+_DECIMALS = 4  # of a pixel; shares are written with about six digits
 
 
 def find_yolo(folder: Folder) -> Callable[[AnnotationFaults], list[AnnotatedImage]] | None:
@@ -114,12 +115,12 @@ def _in_pixels(
     box: tuple[float, float, float, float], objects: ObjectCollector
 ) -> tuple[float, float, float, float]:
     x, y, width, height = box
-    return (
-        x * objects.width,
-        y * objects.height,
-        width * objects.width,
-        height * objects.height,
+    sides = (objects.width, objects.height, objects.width, objects.height)
+    left, top, across, down = (
+        round(share * side, _DECIMALS)
+        for share, side in zip((x, y, width, height), sides, strict=True)
     )
+    return left, top, across, down
 
 
 def _add_polygon(

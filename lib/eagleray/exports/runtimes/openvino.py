@@ -7,14 +7,23 @@ import openvino  # type: ignore[import-untyped, unused-ignore]
 
 VERSION = f"OpenVINO {openvino.__version__.split('-', 1)[0]}"
 
+SEVERAL = ("boxes", "scores")
+"""Names of the outputs of a model that has several."""
 
-def load(path: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from uint8 images (N, H, W, C) to float32 outputs (N, num_values)."""
+
+def load(path: str) -> Callable[[np.ndarray], np.ndarray | dict[str, np.ndarray]]:
+    """Return a function from uint8 images (N, H, W, C) to float32 outputs (N, num_values).
+
+    Several outputs (N, …) are returned by name.
+    """
     # OpenVINO would compute in bfloat16 where the processor has it; quantized layers stay int8.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(path, "CPU", options)
 
-    def run(images: np.ndarray) -> np.ndarray:
-        return np.array(compiled([images])[0])
+    def run(images: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+        results = compiled([images])
+        if len(compiled.outputs) == 1:
+            return np.array(results[0])
+        return {name: np.array(results[name]) for name in SEVERAL}
 
     return run

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from eagleray.batch.plan import PredictPlan
 from eagleray.batch.spec import PredictSpec
 from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.core.job_state import JobState
-from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow
 from eagleray.io import storage
 from eagleray.registry.registry import Registry
@@ -27,7 +26,6 @@ from eagleray.serving.batches.results import describe_results, json_lines
 from eagleray.serving.batches.spec import BatchBody
 from eagleray.serving.batches.status import BatchStatus, status_of
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.jobs.launcher import Launcher
 from eagleray.serving.jobs.locations import NOT_AVAILABLE, hiding_locations, require_there
 from eagleray.serving.jobs.starter import JobStarter, bounded_spec
 from eagleray.serving.jobs.versions import resolve_version
@@ -55,20 +53,11 @@ class BatchJobs:
     Args:
         registry: Registry of the models.
         config: Configuration of the service.
-        launcher: Launcher of the jobs.
-        database: Returns the organisation's database, once the service has started.
+        starter: Starts the jobs.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        config: ServiceConfig,
-        launcher: Launcher,
-        *,
-        database: Callable[[], OpenDatabase],
-    ) -> None:
-        self._registry, self._config = registry, config
-        self._starter = JobStarter(registry.settings, config, launcher, database=database)
+    def __init__(self, registry: Registry, config: ServiceConfig, starter: JobStarter) -> None:
+        self._registry, self._config, self._starter = registry, config, starter
 
     # --- start ---
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eagleray.core.errors import InputError, OutageError, UnknownNameError
-from eagleray.core.job_state import JobState
+from eagleray.core.job_state import ACTIVE_STATES, RECOVERABLE_STATES, JobState
 from eagleray.core.spec import Names, names_of
-from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import JobRow
 from eagleray.registry.registry import Registry
 from eagleray.scheduling.logs import LogLine, LogReader
@@ -24,7 +23,6 @@ from eagleray.serving.applications import Applications
 from eagleray.serving.batches.path_policy import BatchPathPolicy
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.body import JobBody
-from eagleray.serving.jobs.launcher import Launcher
 from eagleray.serving.jobs.locations import hiding_locations, require_there
 from eagleray.serving.jobs.requests import JobPlan, plan_job
 from eagleray.serving.jobs.rules import SPECS
@@ -40,7 +38,6 @@ log = logging.getLogger(__name__)
 
 _START = re.compile(r"(\d{1,9})\.(\d{1,9})")
 _MAX_LINES = 1000  # of a response; a file of a log is never divided
-_ACTIVE = (JobState.QUEUED, JobState.RUNNING)
 
 
 class CallerJobs:
@@ -51,20 +48,11 @@ class CallerJobs:
     Args:
         registry: Registry of the models.
         config: Configuration of the service.
-        launcher: Launcher of the jobs.
-        database: Returns the organisation's database, once the service has started.
+        starter: Starts the jobs.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        config: ServiceConfig,
-        launcher: Launcher,
-        *,
-        database: Callable[[], OpenDatabase],
-    ) -> None:
-        self._registry, self._config = registry, config
-        self._starter = JobStarter(registry.settings, config, launcher, database=database)
+    def __init__(self, registry: Registry, config: ServiceConfig, starter: JobStarter) -> None:
+        self._registry, self._config, self._starter = registry, config, starter
 
     def submit(self, body: JobBody, application: str, snapshot: Snapshot) -> dict[str, Any]:
         """Start a job, or return the one of the same request id.
@@ -172,7 +160,7 @@ class CallerJobs:
             UnknownNameError: If the application has no job of this id.
         """
         row = self._row(job, application)
-        if row.state in (*_ACTIVE, JobState.LOST):
+        if row.state in RECOVERABLE_STATES:
             row = self._starter.records.cancel(row.id)
         return self._as_json(row)
 
@@ -187,7 +175,7 @@ class CallerJobs:
             OutageError: If the database or the job server does not respond.
         """
         row = self._row(job, application)
-        if row.state in _ACTIVE and self._starter.records.has_process(row):
+        if row.state in ACTIVE_STATES and self._starter.records.has_process(row):
             raise NotFinishedError(f"Job {job} is {row.state}; cancel it, or wait for its end.")
         body = _body_of(row)
         if body is None:
@@ -214,7 +202,7 @@ class CallerJobs:
 
 def _is_over(row: JobRow) -> bool:
     """Whether a job changes no more by itself; one that is lost may be submitted again."""
-    return row.state not in _ACTIVE and not (row.state == JobState.LOST and row.retries_left)
+    return row.state not in ACTIVE_STATES and not (row.state == JobState.LOST and row.retries_left)
 
 
 def _as_json(row: JobRow, position: int | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from eagleray.core.errors import InputError, OutageError, UnknownNameError
-from eagleray.core.job_state import JobState
+from eagleray.core.job_state import ACTIVE_STATES
 from eagleray.core.settings import Settings
 from eagleray.core.spec import Spec
 from eagleray.database.store import OpenDatabase
@@ -27,7 +27,6 @@ __all__ = ["JobStarter", "bounded_spec"]
 
 _MAX_SPEC_BYTES = 120_000  # Linux limits a variable to 128 KiB
 _RETRY_AFTER = 30.0
-_ACTIVE = (JobState.QUEUED.value, JobState.RUNNING.value)
 
 
 def bounded_spec(spec: Spec | Mapping[str, Any]) -> dict[str, Any]:
@@ -116,9 +115,9 @@ class JobStarter:
         Raises:
             FullError: If it has.
         """
-        mine = (JobRow.application == application, JobRow.state.in_(_ACTIVE))
+        mine = (JobRow.application == application, JobRow.state.in_(ACTIVE_STATES))
         limit = self._config.max_batches_per_application
-        active = [row for row in self.records.recent(*mine) if row.state in _ACTIVE]
+        active = [row for row in self.records.recent(*mine) if row.state in ACTIVE_STATES]
         if len(active) >= limit:
             raise FullError(
                 f"{len(active)} jobs of this application run or wait, the maximum",

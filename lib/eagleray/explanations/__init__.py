@@ -1,0 +1,1 @@
+"""Explains what classifiers predict for a set of images, on one page."""
