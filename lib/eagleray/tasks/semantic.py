@@ -381,15 +381,15 @@ class Semantic(Task):
         )
 
     def tensors(self, predictions: Sequence[Prediction | None]) -> list[NamedTensor]:
-        """Return shares and masks; zeros and an empty mask for a failed image."""
-        shares = np.zeros((len(predictions), len(self.labels)), np.float32)
+        """Return shares and masks; NaN and an empty mask for a failed image."""
+        shares = np.full((len(predictions), len(self.labels)), np.nan, np.float32)
         masks = [b""] * len(predictions)
         for place, prediction in enumerate(predictions):
             if isinstance(prediction, MapPrediction):
                 shares[place], masks[place] = prediction.shares, prediction.mask
         return [
             NamedTensor("shares", "FP32", shares.shape, shares),
-            NamedTensor("mask", "BYTES", (len(masks),), masks),
+            NamedTensor("mask", "BYTES", (len(masks),), masks, has_files=True),
         ]
 
 

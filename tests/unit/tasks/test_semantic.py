@@ -218,7 +218,8 @@ def test_results_have_the_mask_and_the_shares() -> None:
     ]
     assert shares.shape == (2, 3)
     assert mask.elements == [row["mask"], b""]
-    assert not np.asarray(shares.elements)[1].any()
+    assert np.isnan(np.asarray(shares.elements)[1]).all()
+    assert mask.has_files
 
 
 def test_a_summary_has_the_mean_probabilities_of_64_cells() -> None:
