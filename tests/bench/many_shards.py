@@ -101,8 +101,9 @@ def run_job(count: int, num_workers: int, folder: Path) -> dict[str, float]:
     pool = WorkerPool(num_workers, num_workers, num_workers, 0, 1, 1, uses_gpu=False)
     run = JobRun(layout, plan, FailureLimit.parse("100%"), RecordingReporter())
     work = functools.partial(run_shards, worker=IdleWorker)
+    ends = np.full(count, np.nan)  # seconds at which each shard ended, in order
     with ray_session(Settings(home=folder / "home")), memory() as peaks:
-        started, first = time.monotonic(), 0.0
+        started = time.monotonic()
         with run.monitored() as monitor:
             begin = time.process_time()
             shards = run.finish_shards(
@@ -110,16 +111,18 @@ def run_job(count: int, num_workers: int, folder: Path) -> dict[str, float]:
                 lambda pending, turn: work(pending, cast("JobContext", None), pool, turn=turn),
                 monitor,
             )
-            for _ in shards:
-                first = first or time.monotonic() - started
-            seconds = time.monotonic() - started
+            for number, _ in enumerate(shards):
+                ends[number] = time.monotonic() - started
             cores = time.process_time() - begin
         assert monitor.num_done == count
+    tenth = max(1, count // 10)
     return {
         "listing, s": listed,
-        "first shard after, s": first,
-        "all, s": seconds,
-        "a shard, ms": 1000 * (seconds - first) / count,
+        "first shard after, s": ends[0],
+        "all, s": ends[-1],
+        "a shard, ms": 1000 * (ends[-1] - ends[0]) / count,
+        "of the first tenth, ms": 1000 * (ends[tenth] - ends[0]) / tenth,
+        "of the last tenth, ms": 1000 * (ends[-1] - ends[-1 - tenth]) / tenth,
         "driver's core a shard, ms": 1000 * cores / count,
         **peaks,
     }

@@ -11,13 +11,19 @@ from typing import cast
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from eagleray.models.architectures import Architecture, default_contract
+from eagleray.models.building import build
+from eagleray.models.package import ModelPackage, create_package
+from eagleray.tasks import Detection
 from eagleray.tasks.annotation import Annotation, TrueObject
 from tests.support.images import Pixels
+from tests.support.models import LINEAGE
 
-__all__ = ["DETECTOR", "TinyMaps", "annotation", "write_shapes"]
+__all__ = ["DETECTOR", "TinyMaps", "annotation", "detector_package", "write_shapes"]
 
 DETECTOR = "detector/tests.support.detection:TinyMaps"
 """Architecture of a small detector; its module must be an extension."""
@@ -44,6 +50,22 @@ class TinyMaps(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = self.third(self.second(self.first(images)))
         return cast("Tensor", self.head(features.mean(dim=(2, 3))))
+
+
+def detector_package(name: str = "shapes") -> ModelPackage:
+    """Make the package of a detector with random weights, which finds objects everywhere."""
+    architecture = Architecture(name="detector/resnet20", num_outputs=2)
+    torch.manual_seed(0)
+    return create_package(
+        name=name,
+        task=Detection(
+            labels=("disc", "square"), thresholds=(0.01, 0.01), min_score=0.005, max_objects=20
+        ),
+        architecture=architecture,
+        contract=default_contract(architecture.name, size=32),
+        module=build(architecture).eval(),
+        lineage=LINEAGE,
+    )
 
 
 def annotation(

@@ -157,10 +157,16 @@ def decode_sample(
         images=taken,
         pixels=np.stack([one.pixels for one in decoded]) if decoded else np.zeros(shape, np.uint8),
         attributes=encode_attributes(package.attributes, taken),
-        targets=encode_targets(package.task, taken) if labelled else None,
+        targets=_targets(package, taken) if labelled else None,
         frames=tuple(frame_of(contract, one.width, one.height) for one in decoded),
         num_failed=done - len(rows),
     )
+
+
+def _targets(package: ModelPackage, images: LabelledImages) -> Tensor:
+    """Return the encoded labels, with places in pixels of the input as outputs have them."""
+    encoded = encode_targets(package.task, images)
+    return package.task.targets_in_input(encoded, package.contract)
 
 
 def require_enough(sample: SampleImages, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,7 @@ _ENGINE_MODULE = "nncf.onnx.engine"
 _BATCH_SIZE = 16
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
 
 
 class GraphRunner:
@@ -43,19 +45,19 @@ class GraphRunner:
         results = self._request.infer(inputs)
         return {name: array for port, array in results.items() for name in port.get_names()}
 
-    def run(self, inputs: dict[str, Array], output: str) -> npt.NDArray[np.float32]:
-        """Return one output for any number of images, in batches of a few.
+    def run(self, inputs: dict[str, Array], names: Collection[str]) -> dict[str, Floats]:
+        """Return outputs for any number of images, in batches of a few.
 
         Args:
             inputs: Arrays (N, …) by name.
-            output: Name of the output.
+            names: Names of the outputs.
         """
         count = len(next(iter(inputs.values())))
         batches = [
-            {name: array[start : start + _BATCH_SIZE] for name, array in inputs.items()}
+            self.infer({name: array[start : start + _BATCH_SIZE] for name, array in inputs.items()})
             for start in range(0, count, _BATCH_SIZE)
         ]
-        return np.concatenate([self.infer(batch)[output] for batch in batches])
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
 
 
 @functools.cache

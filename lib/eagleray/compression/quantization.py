@@ -24,17 +24,19 @@ from eagleray.compression.layers import quantized_layers, restore_layers
 from eagleray.compression.nncf_backend import GraphRunner, import_nncf
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError
-from eagleray.models.graph import LOGITS_OUTPUT, export_graph
+from eagleray.models.graph import export_graph
 from eagleray.models.package import ModelPackage
-from eagleray.tasks import Task
+from eagleray.tasks import NetworkOutput, Task
 
 __all__ = ["QuantizedGraph", "quantize_graph"]
 
 _MAX_RANKED = 64  # held-out images by which layers are ranked
 _MAX_FLOAT_SHARE = 0.25  # of the layers; with more of them in float32 little speed is left
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _TRANSFORMER_OPERATORS = frozenset({"LayerNormalization", "Softmax"})
 
-Logits = npt.NDArray[np.float32]
+Logits = dict[str, npt.NDArray[np.float32]]
+"""Outputs of a network (N, …) by name."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def _quantize(package: ModelPackage, original: Any, calibration: SampleImages) -
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(items),
                 model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
+                ignored_scope=nncf.IgnoredScope(names=_decoding(package, original)),
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     overflow_fix=nncf.OverflowFix.ENABLE
                 ),
@@ -154,6 +157,23 @@ def _quantize(package: ModelPackage, original: Any, calibration: SampleImages) -
         raise InputError(f"{name} cannot be quantized ({text}); use the float model.") from error
 
 
+def _decoding(package: ModelPackage, graph: Any) -> list[str]:
+    """Return the names of the operators behind the last layers of a network with several outputs.
+
+    They compute places in pixels, which 8 bits cannot hold.
+    """
+    if len(package.task.network_outputs) == 1:
+        return []
+    made_by = {name: node for node in graph.graph.node for name in node.output}
+    names, waiting = set(), [one.name for one in graph.graph.output]
+    while waiting:
+        node = made_by.get(waiting.pop())
+        if node is not None and node.name not in names and node.op_type not in _LAYERS:
+            names.add(node.name)
+            waiting += node.input
+    return sorted(names)
+
+
 class _Search:
     """Compares quantized graphs with the float network on held-out images."""
 
@@ -162,7 +182,8 @@ class _Search:
     ) -> None:
         self._task, self._images = task, held_out
         self._static, self._original = static, original
-        self._logits = GraphRunner(content).run(held_out.inputs(), LOGITS_OUTPUT)
+        self._names = tuple(task.network_outputs)
+        self._logits = GraphRunner(content).run(held_out.inputs(), self._names)
         self._outputs = self._activated(self._logits)
         self._score = self._score_of(self._outputs)
 
@@ -221,15 +242,25 @@ class _Search:
 
     def _run(self, graph: Any, count: int | None = None) -> Logits:
         runner = GraphRunner(graph.SerializeToString())
-        return runner.run(self._images.inputs(0, count), LOGITS_OUTPUT)
+        return runner.run(self._images.inputs(0, count), self._names)
 
     def _error(self, graph: Any) -> float:
-        """Return the mean squared difference of the logits from the float network's."""
+        """Return the mean squared difference of the outputs from the float network's.
+
+        Several outputs, which have units of their own, count in those of their variance.
+        """
         logits = self._run(graph, _MAX_RANKED)
-        return float(np.square(logits - self._logits[:_MAX_RANKED]).mean())
+        total = 0.0
+        for name, own in logits.items():
+            expected = self._logits[name][:_MAX_RANKED]
+            error = float(np.square(own - expected).mean())
+            total += error if len(logits) == 1 else error / max(float(expected.var()), 1e-12)
+        return total
 
     def _activated(self, logits: Logits) -> Tensor:
-        return self._task.activate(torch.from_numpy(logits))
+        tensors = {name: torch.from_numpy(array) for name, array in logits.items()}
+        several: NetworkOutput = tensors
+        return self._task.activate(tensors[self._names[0]] if len(tensors) == 1 else several)
 
     def _score_of(self, outputs: Tensor) -> float:
         task, targets = self._task, self._images.targets

@@ -18,7 +18,7 @@ from eagleray.reports import (
     scatter,
     thumbnails,
 )
-from eagleray.tasks.page import ConfusionMatrix, Curves, Histogram, Plot, Scatter
+from eagleray.tasks.page import Box, ConfusionMatrix, Curves, Histogram, Plot, Scatter
 from eagleray.tasks.review import Mistake, SuspectedLabel
 
 __all__ = ["render_evaluation"]
@@ -76,7 +76,7 @@ def render_evaluation(
         plots=[_DRAW[type(plot)](**vars(plot)) for plot in section.plots],
         tables=section.tables,
         slices=_by_column(slices),
-        mistakes=_with_pictures(evaluation, mistakes),
+        mistakes=_with_pictures(evaluation, mistakes, [one.boxes for one in mistakes]),
         has_boxes=any(one.boxes for one in mistakes),
         suspects=_with_pictures(evaluation, review.suspects[:_NUM_PICTURES]),
         num_suspects=len(review.suspects),
@@ -95,10 +95,11 @@ def _by_column(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
 
 
 def _with_pictures(
-    evaluation: Evaluation, items: Sequence[Mistake | SuspectedLabel]
+    evaluation: Evaluation,
+    items: Sequence[Mistake | SuspectedLabel],
+    boxes: Sequence[Sequence[Box]] = (),
 ) -> list[dict[str, Any]]:
     uris = [evaluation.uri(item.position) for item in items]
-    boxes = [item.boxes if isinstance(item, Mistake) else () for item in items]
     pictures = pictures_with_boxes(uris, boxes) if any(boxes) else thumbnails(uris)
     return [
         {"item": item, "uri": uri, "picture": picture}

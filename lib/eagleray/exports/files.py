@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eagleray.exports.base import IMAGES, Exporter, output_name
+from eagleray.exports.base import IMAGES, Exporter, output_names
 from eagleray.exports.compare import Comparison
+from eagleray.models.graph import takes_one_image
 from eagleray.models.package import ModelPackage
 
 __all__ = ["ExportFacts", "comparison_rows", "render_files"]
 
-_PREDICT = Path(__file__).with_name("examples") / "predict.py.txt"
+_EXAMPLES = Path(__file__).with_name("examples")
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,20 @@ def render_files(facts: ExportFacts) -> dict[str, str]:
         "model.json": _json(_model(facts)),
         "comparison.json": _json(facts.as_json()),
         "runtime.py": exporter.runtime.read_text(),
-        "predict.py": _PREDICT.read_text().replace("REQUIREMENTS", _install_words(facts)),
+        "predict.py": _example(facts),
         **exporter.examples(package),
     }
     if package.task.labels:
         files["labels.txt"] = "".join(f"{label}\n" for label in package.task.labels)
     return files
+
+
+def _example(facts: ExportFacts) -> str:
+    """Return the program that predicts image files: what it prints depends on the task."""
+    main = "objects.py.txt" if facts.package.task.exported_names else "labels.py.txt"
+    text = (_EXAMPLES / "predict.py.txt").read_text()
+    text = text.replace("REQUIREMENTS", _install_words(facts))
+    return text.replace("MAIN", (_EXAMPLES / main).read_text())
 
 
 def _install_words(facts: ExportFacts) -> str:
@@ -130,22 +139,39 @@ def _model(facts: ExportFacts) -> dict[str, Any]:
         "model": facts.reference,
         "package": package.digest,
         "file": facts.exporter.file,
-        "batch": facts.exporter.batch,
+        "batch": _batch(facts),
         "labels": list(package.task.labels),
         "task": package.task.model_dump(mode="json"),
-        "output": {
-            "name": output_name(package),
-            "type": "float32",
-            "shape": [package.task.num_values],
-            "meaning": _meaning(package),
-        },
+        **_outputs(package),
     }
 
 
-def _meaning(package: ModelPackage) -> str:
+def _outputs(package: ModelPackage) -> dict[str, Any]:
+    """Return the description of the output, or of several."""
+    described = [
+        {
+            "name": name,
+            "type": "float32",
+            "shape": [package.task.num_values] if shape is None else shape,
+            "meaning": meaning,
+        }
+        for name, shape, meaning in _meanings(package)
+    ]
+    return {"output": described[0]} if len(described) == 1 else {"outputs": described}
+
+
+def _meanings(package: ModelPackage) -> list[tuple[str, list[Any] | None, str]]:
+    """Return name, shape and meaning of each output; None stands for the task's values."""
+    names = output_names(package)
+    if len(names) > 1:
+        labels = len(package.task.labels)
+        boxes = "A candidate box in each row: x1, y1, x2, y2 in pixels of the input."
+        scores = "Probability of each label for each candidate, in the order of the labels."
+        return [(names[0], ["A", 4], boxes), (names[1], ["A", labels], scores)]
     if package.task.labels:
-        return "Probability of each label, in the order of the labels; the temperature is applied."
-    return "The predicted number, in the unit of the training table."
+        text = "Probability of each label, in the order of the labels; the temperature is applied."
+        return [(names[0], None, text)]
+    return [(names[0], None, "The predicted number, in the unit of the training table.")]
 
 
 def _readme(facts: ExportFacts) -> str:
@@ -156,15 +182,16 @@ def _readme(facts: ExportFacts) -> str:
     )
     table = "\n".join(f"| {name} | {_plain(value)} |" for name, value in comparison_rows(facts))
     notes = " ".join(facts.notes) if facts.comparison is not None else ""
+    outputs = "\n\n".join(_readme_outputs(package))
     return f"""# {facts.reference} for {exporter.title}
 
 `{exporter.file}` is the model of the package `{package.digest[:12]}`.
 
 **Input** `{IMAGES}`: {exporter.takes}, of {height} x {width} pixels, {package.contract.color}; \
-{_batches(exporter)}. Normalisation is part of the model; `contract.json` says how an \
+{_batches(facts)}. Normalisation is part of the model; `contract.json` says how an \
 image file is decoded, resized and cropped before it.
 
-**Output** `{output_name(package)}`: float32, {package.task.num_values} values. {_meaning(package)}
+{outputs}
 
 {settings}
 
@@ -185,8 +212,35 @@ python predict.py photo.jpg
 """
 
 
-def _batches(exporter: Exporter) -> str:
-    return "batches of any size" if exporter.batch == "any" else "one image at a time"
+def _readme_outputs(package: ModelPackage) -> list[str]:
+    """Return a paragraph for each output, and one on what is left to do with several."""
+    texts = []
+    for name, shape, meaning in _meanings(package):
+        length = (
+            f"{package.task.num_values} values"
+            if shape is None
+            else f"of the shape (N, {', '.join(map(str, shape))})"
+        )
+        texts.append(f"**Output** `{name}`: float32, {length}. {meaning}")
+    if len(texts) > 1:
+        texts.append(
+            "Non-maximum suppression is not part of the model: of candidates of one label that "
+            "overlap, only the one with the highest score is an object. `choose_objects` in "
+            "`predict.py` does it with the settings below, and `to_original` maps a box to the "
+            "image file. The candidates of an image are as many as the input has points, "
+            "A; their order has no meaning."
+        )
+    return texts
+
+
+def _batch(facts: ExportFacts) -> str:
+    """Return the sizes of batches that the exported model takes: `any` or `1`."""
+    graph = facts.package.graph
+    return "1" if graph is not None and takes_one_image(graph) else facts.exporter.batch
+
+
+def _batches(facts: ExportFacts) -> str:
+    return "batches of any size" if _batch(facts) == "any" else "one image at a time"
 
 
 def _verdict(facts: ExportFacts) -> str:

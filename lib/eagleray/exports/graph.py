@@ -20,6 +20,7 @@ from eagleray.models.graph import export_graph
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
 from eagleray.tasks import NetworkOutput, Task
+from eagleray.tasks.base import only_tensor
 
 __all__ = ["ExportedNetwork", "export_program", "onnx_graph"]
 
@@ -80,16 +81,16 @@ def onnx_graph(package: ModelPackage) -> Any:
     """
     graph = onnx.load_from_string(package.graph or export_graph(package))
     opset = next(one.version for one in graph.opset_import if one.domain in ("", "ai.onnx"))
-    names = output_names(package)
-    activation = _activation_graph(package.task, opset, _output_shapes(graph), names)
+    shapes, names = _output_shapes(graph), output_names(package)
+    kept = [name for name in names if name in shapes]  # as the network gives them
+    activated = {name: shape for name, shape in shapes.items() if name not in kept}
+    made = [name for name in names if name not in kept]
+    activation = _activation_graph(package.task, opset, activated, made)
     activation.ir_version = graph.ir_version
     merged = onnx.compose.merge_models(
-        graph,
-        activation,
-        io_map=[(one.name, one.name) for one in graph.output],
-        prefix2=_PREFIX,
+        graph, activation, io_map=[(name, name) for name in activated], prefix2=_PREFIX
     )
-    return _named(merged, names)
+    return _named(merged, names, dict(zip(_result_names(made), made, strict=True)))
 
 
 def _output_shapes(graph: Any) -> dict[str, tuple[int, ...]]:
@@ -101,25 +102,31 @@ def _output_shapes(graph: Any) -> dict[str, tuple[int, ...]]:
 
 
 class _Activation(nn.Module):
+    """Makes the outputs of an export of some of a network's, whose other ones it needs not."""
+
     def __init__(self, task: Task, names: Sequence[str], results: Sequence[str]) -> None:
         super().__init__()
         self.task, self.names, self.results = task, tuple(names), tuple(results)
+        self.others = dict.fromkeys(task.network_outputs, torch.zeros(()))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given: NetworkOutput = tensors[0]
-        if len(tensors) > 1:
-            given = dict(zip(self.names, tensors, strict=True))
+        if not self.task.exported_names:
+            return (only_tensor(self.task.exported_outputs(tensors[0])),)
+        given = {**self.others, **dict(zip(self.names, tensors, strict=True))}
         outputs = self.task.exported_outputs(given)
-        if isinstance(outputs, Tensor):
-            return (outputs,)
-        # A graph does not return its input as it is.
-        return tuple(outputs[name] + 0.0 for name in self.results)
+        assert not isinstance(outputs, Tensor)
+        return tuple(outputs[name] for name in self.results)
+
+
+def _result_names(results: Sequence[str]) -> list[str]:
+    """Return the names of an activation's outputs in the merged graph."""
+    return [f"{_PREFIX}outputs_{index}" for index in range(len(results))]
 
 
 def _activation_graph(
     task: Task, opset: int, shapes: Mapping[str, tuple[int, ...]], results: Sequence[str]
 ) -> Any:
-    """Return the graph from a network's outputs to those of the export, `outputs_0` and so on."""
+    """Return the graph from some of a network's outputs to those of the export."""
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,7 +136,7 @@ def _activation_graph(
             dynamo=True,
             dynamic_shapes=(tuple({0: batch} for _ in shapes),),
             input_names=list(shapes),
-            output_names=[f"outputs_{index}" for index in range(len(results))],
+            output_names=[name.removeprefix(_PREFIX) for name in _result_names(results)],
             opset_version=opset,
             verbose=False,
         )
@@ -137,18 +144,25 @@ def _activation_graph(
     return program.model_proto
 
 
-def _named(model: Any, names: Sequence[str]) -> Any:
-    """Name the inputs and the outputs as the README does."""
-    assert [one.name for one in model.graph.input] == [IMAGES]
-    # A name of the network, such as `boxes`, may be that of an output of the export.
-    known = {one.name: name for one, name in zip(model.graph.output, names, strict=True)}
-    held = {name: f"network_{name}" for name in names if name not in known}
-    for node in model.graph.node:
+def _named(model: Any, names: Sequence[str], made: Mapping[str, str]) -> Any:
+    """Name the inputs and the outputs as the README does, in its order.
+
+    Args:
+        model: The ONNX model.
+        names: Names of the outputs.
+        made: The name of each output by that of its tensor, where it is another.
+    """
+    graph = model.graph
+    assert [one.name for one in graph.input] == [IMAGES]
+    # The network may have a tensor that is called as an output of the export.
+    renamed = {**{name: f"network_{name}" for name in made.values()}, **made}
+    for node in graph.node:
         for found in (node.input, node.output):
-            found[:] = [known.get(name) or held.get(name) or name for name in found]
-    for value in model.graph.value_info:
-        value.name = held.get(value.name, value.name)
-    for output, name in zip(model.graph.output, names, strict=True):
-        output.name = name
+            found[:] = [renamed.get(name, name) for name in found]
+    for value in (*graph.value_info, *graph.output):
+        value.name = renamed.get(value.name, value.name)
+    outputs = sorted(graph.output, key=lambda one: names.index(one.name))
+    del graph.output[:]
+    graph.output.extend(outputs)
     onnx.checker.check_model(model)
     return model

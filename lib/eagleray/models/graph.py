@@ -31,6 +31,7 @@ __all__ = [
     "export_graph",
     "parse_foreign_graph",
     "require_graph_outputs",
+    "takes_one_image",
     "zero_inputs",
 ]
 
@@ -155,6 +156,16 @@ def parse_foreign_graph(content: bytes) -> Any:
     model.opset_import.extend(kept)
     _require_plain(model)
     return model
+
+
+def takes_one_image(content: bytes) -> bool:
+    """Whether the graph of a package takes one image at a time, as some of other programs do."""
+    lengths = {
+        one.name: one.type.tensor_type.shape.dim[0].dim_value
+        for one in _parse(content).graph.input
+        if one.name == IMAGES_INPUT
+    }
+    return bool(lengths[IMAGES_INPUT] == 1)
 
 
 def check_graph(where: str, content: bytes, manifest: ModelManifest) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from eagleray.core.errors import InputError
 from eagleray.core.extensions import is_import_path, load_object
+from eagleray.models.compositions import backbone_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,13 +22,14 @@ __all__ = ["import_network", "require_importable"]
 
 
 def require_importable(architecture: str) -> None:
-    """Check that a network can be imported here, if its name is an import path.
+    """Check that a network, or its backbone, can be imported here, if it is an import path.
 
     Raises:
         UserError: As those of `import_network`.
     """
-    if is_import_path(architecture):
-        import_network(architecture)
+    name = backbone_of(architecture) or architecture
+    if is_import_path(name):
+        import_network(name)
 
 
 def import_network(path: str) -> Callable[[int, int], nn.Module]:

@@ -25,10 +25,10 @@ from eagleray.tasks.base import (
     Task,
     WeightedMetrics,
 )
-from eagleray.tasks.coco_metrics import coco_metrics
 from eagleray.tasks.detection_boxes import DetectionSet, detection_set
-from eagleray.tasks.detection_curves import best_f1, count_error, voc_metrics
+from eagleray.tasks.detection_curves import best_f1, count_error
 from eagleray.tasks.detection_errors import detection_errors
+from eagleray.tasks.detection_metrics import detection_metric_names, measure_detections
 from eagleray.tasks.detection_resampling import resampled_average_precision
 from eagleray.tasks.objects import (
     OBJECT,
@@ -274,6 +274,11 @@ class Detection(Task):
         """A row of six numbers for each object."""
         return self.max_objects, ROW
 
+    @property
+    def unit(self) -> float:
+        """Four times that of a probability: rounding may choose the other of two boxes."""
+        return 4.0
+
     def max_difference(self, outputs: Floats, expected: Floats) -> float:
         """Return the largest difference between the objects of two images of a pair."""
         return float(np.max(self._differences(outputs, expected)))
@@ -315,12 +320,10 @@ class Detection(Task):
     def measured_names(self, targets: Tensor | None = None) -> tuple[str, ...]:
         """Return the names of all metrics that are defined for the true objects."""
         if targets is None:
-            box = [0.0, 0.0, 50.0, 50.0]
-            rows = [[*box, index, 1] for index in range(len(self.labels))]
-            targets = stack_targets([[[100, 100, 0, 0, 0, 0], *rows]])
-        import torch
-
-        return tuple(self.measure(torch.zeros(len(targets), *self.observation_shape), targets))
+            return detection_metric_names(self.labels)
+        nothing = np.zeros((len(targets), *self.observation_shape), np.float32)
+        data = detection_set(nothing, targets.cpu().numpy(), len(self.labels))
+        return detection_metric_names(self.labels, data)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Compute COCO's twelve metrics, VOC's, the best F1, the count error, and those of labels.
@@ -330,11 +333,7 @@ class Detection(Task):
         model's thresholds.
         """
         data = self._data(outputs, targets)
-        metrics = {**coco_metrics(data, self.labels), **voc_metrics(data, self.labels)}
-        found = best_f1(data, self.labels)
-        if found:
-            metrics["f1"] = float(np.mean([one.f1 for one in found.values()]))
-        metrics |= {f"f1[{label}]": one.f1 for label, one in found.items()}
+        metrics = measure_detections(data, self.labels)
         error = count_error(data, self.thresholds)
         return metrics if error is None else {**metrics, "count_error": error}
 

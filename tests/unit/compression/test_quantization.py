@@ -50,7 +50,7 @@ def static(package: ModelPackage, samples: tuple[SampleImages, SampleImages]) ->
 
 
 def logits(content: bytes, images: SampleImages) -> np.ndarray:
-    return GraphRunner(content).run(images.inputs(), "logits")
+    return GraphRunner(content).run(images.inputs(), ["logits"])["logits"]
 
 
 def test_weights_become_int8_and_predictions_stay(

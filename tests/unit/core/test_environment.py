@@ -29,7 +29,7 @@ from eagleray.core.environment import (
 )
 from eagleray.core.errors import ExitCode, InputError, UserError
 from eagleray.core.settings import Settings, read_settings
-from eagleray.jobs import demo, evaluate, inspect, pack, predict, train, tune
+from eagleray.jobs import demo, evaluate, explain, inspect, pack, predict, train, tune
 from eagleray.registry.registry import Registry
 from eagleray.serve import run as serve
 
@@ -80,6 +80,7 @@ def test_an_unknown_user_lives_in_the_home_folder(
 JOBS: dict[str, tuple[ModuleType, str]] = {
     "demo": (demo, ""),
     "evaluate": (evaluate, "random:lenet5 images"),
+    "explain": (explain, "random:lenet5 images --output page.html"),
     "inspect": (inspect, "images --output page.html"),
     "pack": (pack, "images --output out"),
     "predict": (predict, "images --model random:lenet5 --output out"),

@@ -71,13 +71,13 @@ def test_the_page_has_an_overlay_of_each_image_and_patches(
     channels = found["channels"]
     assert isinstance(channels, dict)
     assert set(channels) == {one["label"] for one in explained}
-    num_patches = sum(len(one) for one in channels.values()) * 6  # each in six images
-    assert len(pictures) - 6 == num_patches > 0
-    assert found["failed"] == {
-        f"{images}/broken.png": {
-            "reason": "truncated",
-            "message": "the file ends before the image does",
-        }
+    assert any(channels.values())
+    assert page.count("% of the evidence") == sum(map(len, channels.values()))
+    assert len(pictures) > 6
+    failed = found["failed"]
+    assert isinstance(failed, dict)
+    assert {uri: one["reason"] for uri, one in failed.items()} == {
+        f"{images}/broken.png": "truncated"
     }
     assert "Images that could not be explained" in page
 

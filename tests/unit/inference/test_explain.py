@@ -11,6 +11,7 @@ from eagleray.core.errors import InputError, PackageError, UnknownNameError
 from eagleray.imaging import DecodedImage, named_contract
 from eagleray.inference.explain import Explainer
 from eagleray.models.architectures import Architecture
+from eagleray.models.attributes import NumberAttribute, encode_mappings
 from eagleray.models.building import build
 from eagleray.models.manifest import Quantization
 from eagleray.models.network import ImageNetwork
@@ -172,3 +173,21 @@ def test_a_graph_has_no_gradients() -> None:
     manifest = package.manifest.model_copy(update={"quantization": quantization})
     with pytest.raises(PackageError, match="is quantized"):
         Explainer(ModelPackage(manifest, package.files))
+
+
+def test_attributes_are_part_of_the_evidence() -> None:
+    age = NumberAttribute(name="age", mean=40.0, std=10.0)
+    architecture = lenet().model_copy(update={"num_attributes": 2})
+    module = build(architecture).eval()
+    torch.nn.init.normal_(module.head.answer.weight, std=1.0)  # type: ignore[union-attr, arg-type]
+    package = small_package(
+        attributes=(age,), architecture=architecture, module=module, golden_images=()
+    )
+    explainer, image = Explainer(package), noise(package)
+    young, old = (
+        explainer.explain(image, "two", encode_mappings([age], [{"age": years}])[0])
+        for years in (1, 99)
+    )
+    assert explainer.layer.startswith("backbone.")
+    assert (young.channels == old.channels).all()
+    assert np.abs(young.weights - old.weights).max() > 1e-4

@@ -28,7 +28,7 @@ def test_an_exported_graph_computes_what_the_network_does(content: bytes, batch:
     check_graph("model.onnx", content, package.manifest)
     shape = (batch, *package.contract.shape)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    logits = GraphRunner(content).run({"images": images}, "logits")
+    logits = GraphRunner(content).run({"images": images}, ["logits"])["logits"]
     expected = Predictor(package, engine="eager", precision="float32").forward(images)
     exp = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(exp / exp.sum(1, keepdims=True), expected, atol=1e-5)

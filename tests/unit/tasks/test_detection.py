@@ -137,7 +137,7 @@ def test_perfect_detections_have_a_perfect_score() -> None:
         ]
     )
     metrics = TASK.measure(outputs, TRUE)
-    for name in ("map", "map_50", "map_75", "ap[cat]", "f1", "f1[dog]", "voc_map"):
+    for name in ("map", "map_50", "map_75", "ap[cat]", "f1_macro", "f1[dog]", "voc_map"):
         assert metrics[name] == pytest.approx(1.0)
     assert metrics["count_error"] == 0.0
     assert set(TASK.measured_names(TRUE)) == set(metrics)

@@ -145,7 +145,8 @@ def _require_drawable(height: int, width: int) -> None:
 
 
 def _mask(encoded: Mapping[str, Any], height: int, width: int) -> Mask:
-    return Mask(size=(height, width), counts=encoded["counts"].decode("ascii"))
+    # Not validated here: the runs are not from a file, and an object that gets them is validated.
+    return Mask.model_construct(size=(height, width), counts=encoded["counts"].decode("ascii"))
 
 
 def _encoded(mask: Mask) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def test_images_that_are_not_listed_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_name_of_two_images_is_not_guessed(tmp_path: Path) -> None:
-    write_image(tmp_path / "c/1.png")
+    write_image(tmp_path / "1.png")
     write_image(tmp_path / "2.png")
     write(tmp_path / "labels.json", coco([], names=["a/1.png", "b/1.png", "2.png"]))
     images = read_objects(str(tmp_path), max_invalid=1.0)
