@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from eagleray.core.errors import InputError
 from eagleray.inference.eager import fuse_and_cast
+from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import Architecture, default_contract
 from eagleray.models.building import build, check_fits, find_head, load_backbone, replace_head
+from eagleray.models.graph import require_graph_outputs
+from eagleray.models.package import Lineage, create_package
 from eagleray.models.segmenters import FullyConvolutional
 from eagleray.tasks import Detection, Multiclass, Semantic
+from eagleray.tasks.class_maps import decode_mask
+from eagleray.tasks.semantic import MapPrediction
 
 pytestmark = pytest.mark.numerical
 
@@ -126,3 +135,29 @@ def test_a_network_of_another_task_is_refused(name: str, task: object, message: 
 def test_a_network_of_the_task_is_taken() -> None:
     check_fits(Architecture(name="unet/resnet20", num_outputs=3), 64, 64, task=TASK)
     check_fits(Architecture(name="fcn32s/vgg11", num_outputs=3), 256, 320, task=TASK)
+
+
+def test_a_package_checks_its_golden_images_and_becomes_no_graph() -> None:
+    contract = default_contract("unet/resnet20", size=32)
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8)).save(
+        content, "png"
+    )
+    architecture = Architecture(name="unet/resnet20", num_outputs=3)
+    package = create_package(
+        name="pets",
+        task=TASK,
+        architecture=architecture,
+        contract=contract,
+        module=network("unet/resnet20"),
+        lineage=Lineage.now(),
+        golden_images=[content.getvalue()],
+    )
+    assert len(package.golden.images[0].outputs) == 3 * 64
+    predictor = Predictor(package, engine="eager", precision="float32", device="cpu")
+    assert predictor.check_golden().healthy
+    (outcome,) = predictor.predict([content.getvalue()])
+    assert isinstance(outcome.prediction, MapPrediction)
+    assert decode_mask(outcome.prediction.mask).shape == (20, 40)
+    with pytest.raises(InputError, match="'pets' has outputs for every pixel, and exports"):
+        require_graph_outputs(package)
