@@ -30,6 +30,12 @@ def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.softmax(dim=1) - wanted).square().sum(dim=1)
 
 
+def pixel_error(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean probability of the wrong classes of an image's pixels."""
+    right = logits.softmax(dim=1).gather(1, targets.long().clamp(max=1)[:, None])
+    return 1 - right.mean(dim=(1, 2, 3))
+
+
 class WeightedCrossEntropy(nn.Module):
     """Has a tensor, which must be on the device of the logits."""
 

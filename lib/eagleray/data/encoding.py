@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from eagleray.data.labelled import LabelledImages, encode_labels
+from eagleray.imaging import ImageContract
 from eagleray.models.attributes import Attribute, Features, encode_columns, require_columns
 from eagleray.tasks import Task
+from eagleray.tasks.base import Targets
 
-__all__ = ["encode_attributes", "encode_targets"]
+__all__ = ["encode_attributes", "encode_targets", "targets_for_loss"]
 
 
 def encode_targets(task: Task, images: LabelledImages) -> Tensor:
@@ -20,6 +22,18 @@ def encode_targets(task: Task, images: LabelledImages) -> Tensor:
         InputError: If a label is not one of the task's; the message names the first.
     """
     return task.stack_targets(encode_labels(task, images))
+
+
+def targets_for_loss(task: Task, images: LabelledImages, contract: ImageContract) -> Targets:
+    """Return the targets of images by row, as a loss takes them.
+
+    Raises:
+        InputError: If a label is not one of the task's; the message names the first.
+    """
+    opened = task.open_targets(images.labels, contract)
+    if opened is not None:
+        return opened
+    return task.targets_in_input(encode_targets(task, images), contract)
 
 
 def encode_attributes(attributes: Sequence[Attribute], images: LabelledImages) -> Features | None:

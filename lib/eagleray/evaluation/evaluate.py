@@ -17,7 +17,7 @@ from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import DecodedImage
 from eagleray.inference.predictor import Predictor
 from eagleray.io.fetch import fetch_image
-from eagleray.tasks import Outcome, Task
+from eagleray.tasks import Outcome, Prediction, Task
 
 __all__ = ["Evaluation", "FailedImage", "evaluate"]
 
@@ -49,7 +49,7 @@ class Evaluation:
         task: The task of the model.
         images: All images of the data.
         rows: Rows of the M images that were measured, ascending, int64 (M,).
-        outputs: Their activated outputs, float32 tensor (M, …).
+        outputs: Their observations, such as activated outputs, float32 tensor (M, …).
         targets: Their encoded targets (M, …).
         failures: The images that could not be measured.
     """
@@ -131,7 +131,7 @@ def evaluate(
                 failures.append(FailedImage(row, images.uris[row], failure.reason, failure.message))
             elif outcome.prediction is not None:
                 rows.append(row)
-                outputs.append(task.outputs_of(outcome.prediction))
+                outputs.append(_observe(task, outcome.prediction, images, row))
         done += len(batch)
         if progress is not None:
             progress(len(batch), len(failures) - known)
@@ -143,6 +143,15 @@ def evaluate(
     stacked = torch.from_numpy(np.stack(outputs))
     _require_finite(predictor, images, rows, stacked)
     return Evaluation(task, images, np.asarray(rows), stacked, targets[rows], tuple(failures))
+
+
+def _observe(
+    task: Task, prediction: Prediction, images: LabelledImages, row: int
+) -> npt.NDArray[np.float32]:
+    try:
+        return task.observe(prediction, images.labels[row])
+    except InputError as error:
+        raise InputError(f"The label of {images.place(row)} cannot be used: {error}") from None
 
 
 def _require_finite(

@@ -6,6 +6,7 @@ Two versions that were evaluated on the same images are compared by them, image 
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ class ImagePredictions:
 
     Attributes:
         rows: Rows of the M measured images in the data, ascending, int64 (M,).
-        outputs: Activated outputs, float32 (M, …).
+        outputs: Observations, such as activated outputs, float32 (M, …).
         targets: Encoded targets (M, …).
     """
 
@@ -90,9 +91,10 @@ class ImagePredictions:
         rows = table["row"].to_numpy()
         outputs = _as_tensor(table["outputs"], len(rows))
         targets = _as_tensor(table["target"], len(rows))
-        if outputs.shape[1] != task.num_values or (np.diff(rows) <= 0).any():
-            raise ValueError(f"it is not of a {task.name} model with {task.num_values} outputs")
-        outputs = outputs.reshape(-1, *task.output_shape)
+        num_values = math.prod(task.observation_shape)
+        if outputs.shape[1] != num_values or (np.diff(rows) <= 0).any():
+            raise ValueError(f"it is not of a {task.name} model with {num_values} outputs")
+        outputs = outputs.reshape(-1, *task.observation_shape)
         targets = task.shape_targets(targets)
         return cls(rows, outputs, targets.to(getattr(torch, task.target_dtype)))
 

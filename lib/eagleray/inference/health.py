@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from eagleray.core.errors import BadImageError, PackageError
 from eagleray.core.limits import MAX_GOLDEN_PIXELS
@@ -82,5 +83,5 @@ def _difference(package: ModelPackage, images: Sequence[GoldenImage], forward: F
     if package.attributes:
         attributes = encode_mappings(package.attributes, [item.attributes for item in images])
     expected = np.asarray([item.outputs for item in images])
-    outputs = forward(np.stack(pixels), attributes)
-    return package.task.max_difference(outputs.reshape(expected.shape), expected)
+    outputs = torch.from_numpy(forward(np.stack(pixels), attributes))
+    return package.task.max_difference(package.task.summarize(outputs).numpy(), expected)

@@ -236,7 +236,7 @@ def _check_input(report: VerificationReport, manifest: ModelManifest) -> bool | 
     height, width = manifest.contract.size
     with report.check(_INPUT) as check:
         if manifest.imported is None:  # the inputs of a graph were compared before
-            check_fits(manifest.architecture, height, width)
+            check_fits(manifest.architecture, height, width, task=manifest.task)
         check.detail = f"the network takes {height} x {width} pixels"
     return check.passed
 

@@ -28,6 +28,7 @@ from eagleray.models.architectures import (
     weights_entry,
 )
 from eagleray.models.compositions import find_composition
+from eagleray.tasks import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -296,11 +297,7 @@ def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
 
 
 def check_fits(
-    architecture: Architecture,
-    height: int,
-    width: int,
-    *,
-    output_names: Collection[str] | None = None,
+    architecture: Architecture, height: int, width: int, *, task: Task | None = None
 ) -> None:
     """Try a forward pass, to refuse sizes that a network cannot take, and networks of other tasks.
 
@@ -308,13 +305,12 @@ def check_fits(
         architecture: The network.
         height: Height of the input in pixels.
         width: Width of the input in pixels.
-        output_names: Names of the tensors that the task needs, none for a single tensor; None for
-            whatever it returns.
+        task: The task that the network is for; None for one with a row of outputs for each image.
 
     Raises:
-        InputError: If the network fails on (2, in_channels, height, width), or has outputs of
-            another shape than (2, num_outputs), for which the message says for which size it is
-            made; or if it has other outputs than the task needs.
+        InputError: If the network fails on (2, in_channels, height, width), for which the message
+            says for which size it is made; or if it has outputs of another shape, or others, than
+            the task needs.
     """
     try:
         shape, names = _trial_outputs(architecture, height, width)
@@ -327,15 +323,15 @@ def check_fits(
         raise InputError(
             f"{fault}; it is made for {side} x {side}. Choose that size, or another architecture."
         ) from None
-    if output_names is not None and not (
-        names >= set(output_names) and bool(names) == bool(output_names)
-    ):
-        raise InputError(_other_outputs(architecture.name, names, output_names))
-    expected = (2, architecture.num_outputs)
+    if task is not None:
+        _require_kind(architecture.name, shape, names, task)
+    of_pixels = task is not None and task.predicts_pixels
+    expected = (2, architecture.num_outputs, *((height, width) if of_pixels else ()))
     if shape is not None and shape != expected:
+        each = "pixel" if of_pixels else "image"
         raise InputError(
             f"{architecture.name} returns outputs of the shape {shape} for two images, not "
-            f"{expected}; a network returns one row of logits per image."
+            f"{expected}; a network returns one row of logits per {each}."
         )
 
 
@@ -343,17 +339,37 @@ _FAILURES = (RuntimeError, TypeError, ValueError, AssertionError)
 """What networks raise for images of a size that they cannot take."""
 
 
-def _other_outputs(name: str, found: Collection[str], wanted: Collection[str]) -> str:
-    if wanted:
-        known = f"the tensors {', '.join(sorted(found))}" if found else "one tensor"
-        return (
-            f"{name} returns {known}, and this task needs {', '.join(wanted)}; name a network that "
-            f"says where things are, such as detector/{name if not found else 'resnet18'}."
-        )
-    return (
-        f"{name} returns the tensors {', '.join(sorted(found))}, and this task needs one; name a "
-        "classifier, such as resnet18."
+def _require_kind(
+    name: str, shape: tuple[int, ...] | None, names: Collection[str], task: Task
+) -> None:
+    """Refuse a network that returns something else than a task needs.
+
+    Args:
+        name: Name of the network.
+        shape: Shape of its output; None if it returns several tensors.
+        names: Names of these tensors.
+        task: The task.
+    """
+    if task.output_names is None:
+        return
+    of_pixels = shape is not None and len(shape) > 2
+    wanted = sorted(task.output_names)
+    fits = bool(wanted) == bool(names) and set(names) >= set(wanted)
+    if fits and of_pixels == task.predicts_pixels:
+        return
+    prefix, slash, _ = task.default_architecture.partition("/")
+    is_classifier = shape is not None and not of_pixels
+    other = f"{prefix}/{name}" if slash and is_classifier else task.default_architecture
+    raise InputError(
+        f"{name} returns {_returned(sorted(names), of_pixels)}, and a {task.name} model needs "
+        f"{_returned(wanted, task.predicts_pixels)}; name another network, such as {other}."
     )
+
+
+def _returned(names: Sequence[str], of_pixels: bool) -> str:
+    if names:
+        return f"the tensors {', '.join(names)}"
+    return "logits of every pixel" if of_pixels else "one row of logits for each image"
 
 
 def _trial_outputs(

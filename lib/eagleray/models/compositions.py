@@ -1,6 +1,7 @@
 """Networks that are built on the feature maps of a classifier, by a prefix of its name.
 
 detector/resnet18    a detector on the feature maps of resnet18
+unet/resnet18        a segmentation network; so are fcn8s and fcn32s
 
 register_composition(Composition("detector", build, contract="letterbox", size=416))
 """
@@ -63,4 +64,22 @@ def _build_detector(*architectures: Any, initialize: bool) -> nn.Module:
     return build_detector(*architectures, initialize=initialize)
 
 
+def _build_unet(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.segmenters import build_unet
+
+    return build_unet(*architectures, initialize=initialize)
+
+
+def _fcn(stride: int) -> Callable[..., nn.Module]:
+    def build_network(*architectures: Any, initialize: bool) -> nn.Module:
+        from eagleray.models.segmenters import build_fcn
+
+        return build_fcn(*architectures, stride=stride, initialize=initialize)
+
+    return build_network
+
+
 register_composition(Composition("detector", _build_detector, contract="letterbox", size=416))
+register_composition(Composition("unet", _build_unet, contract="letterbox", size=256))
+register_composition(Composition("fcn8s", _fcn(8), contract="letterbox", size=256))
+register_composition(Composition("fcn32s", _fcn(32), contract="letterbox", size=256))

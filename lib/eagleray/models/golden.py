@@ -51,7 +51,7 @@ class GoldenImage(FrozenModel):
 
     Attributes:
         file: The image's file in the package.
-        outputs: Expected outputs of the task, such as a probability for each label.
+        outputs: Summary of the expected outputs of the task, such as a probability for each label.
         attributes: The image's attributes by name, as text, if the model takes any.
     """
 
@@ -114,7 +114,7 @@ def make_golden_files(
     if attributes:
         inputs.append(torch.from_numpy(encode_mappings(attributes, values)))
     with torch.inference_mode():
-        outputs = task.activate(network(*inputs)).flatten(1).tolist()
+        outputs = task.summarize(task.activate(network(*inputs))).tolist()
     return golden_files(images, values, outputs=outputs, task=task)
 
 
@@ -130,7 +130,7 @@ def golden_files(
     Args:
         images: Encoded images.
         values: Attributes of each image by name, if the model takes any.
-        outputs: Expected activated outputs of each image.
+        outputs: Summary of the expected activated outputs of each image.
         task: The task.
     """
     names = [f"golden/{index:02d}.{probe(image).format}" for index, image in enumerate(images)]

@@ -90,7 +90,7 @@ def export_graph(package: ModelPackage) -> bytes:
 
 
 def require_graph_outputs(package: ModelPackage) -> None:
-    """Refuse a float network with several outputs that its task does not name.
+    """Refuse a float network with outputs of pixels, or several that its task does not name.
 
     Raises:
         InputError: If it has; the message names them.
@@ -109,6 +109,11 @@ def require_graph_outputs(package: ModelPackage) -> None:
         raise InputError(
             f"Model {package.manifest.name!r} has several outputs ({', '.join(outputs)}), and "
             "exports and quantized models have one; serve it as it is by `eagleray serve`."
+        )
+    if outputs.ndim != 2:
+        raise InputError(
+            f"Model {package.manifest.name!r} has outputs for every pixel, and exports and "
+            "quantized models have one row for each image; serve it as it is by `eagleray serve`."
         )
 
 

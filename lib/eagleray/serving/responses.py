@@ -77,6 +77,13 @@ class ImagePrediction(_Wire):
     counts: dict[str, int] | None = Field(
         default=None, description="Number of objects of each label that there is."
     )
+    mask: str | None = Field(
+        default=None,
+        description="Index of the label of each pixel of the upright image, a PNG file in base64.",
+    )
+    shares: dict[str, float] | None = Field(
+        default=None, description="Share of the pixels that each label has."
+    )
     exceeds: list[str] | None = Field(
         default=None, description="Those of the request's limits that the image exceeds."
     )

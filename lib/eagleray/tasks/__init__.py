@@ -16,6 +16,7 @@ from eagleray.tasks.registration import (
     task_names,
 )
 from eagleray.tasks.regression import Regression
+from eagleray.tasks.semantic import Semantic
 
 __all__ = [
     "LABEL_SEPARATOR",
@@ -30,6 +31,7 @@ __all__ = [
     "Outcome",
     "Prediction",
     "Regression",
+    "Semantic",
     "StoredTask",
     "Task",
     "TaskName",

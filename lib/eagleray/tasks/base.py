@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ __all__ = [
     "LossOptions",
     "NetworkOutput",
     "Outputs",
+    "Targets",
     "Task",
     "WeightedMetrics",
     "only_tensor",
@@ -58,6 +59,14 @@ ImageLosses: TypeAlias = "Callable[[Any, Tensor], Tensor]"
 """outputs of the network (N, …), targets (N, …) -> losses (N,)"""
 WeightedMetrics = Callable[[Floats], dict[str, Floats]]
 """weights of the images (R, N) -> metrics by name, each (R,)"""
+
+
+class Targets(Protocol):
+    """The targets of many images: a tensor (N, …), or what makes those of an image when read."""
+
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """Return the targets of one row (…), or of an int64 array of rows (N, …)."""
+
 
 SCORE_PREFIX = "score_"
 """Prefix of the columns of a result table with the probability of one label each."""
@@ -103,6 +112,8 @@ class Task(BaseModel):
             takes whatever it returns.
         exported_names: Names of the outputs of an exported model; none for a single one.
         default_architecture: Architecture of a network if none is named.
+        predicts_pixels: Whether the network returns a logit for each label of every pixel
+            (N, num_outputs, H, W), instead of a row (N, num_outputs).
         counts_objects: Whether `counts` returns how many objects of each label an image has.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
@@ -122,6 +133,7 @@ class Task(BaseModel):
     output_names: ClassVar[tuple[str, ...] | None] = None
     exported_names: ClassVar[tuple[str, ...]] = ()
     default_architecture: ClassVar[str] = "resnet18"
+    predicts_pixels: ClassVar[bool] = False
     counts_objects: ClassVar[bool] = False
     measures_training: ClassVar[bool] = True
 
@@ -196,6 +208,18 @@ class Task(BaseModel):
         then.
         """
         return targets
+
+    def open_targets(self, texts: Sequence[str], contract: ImageContract) -> Targets | None:
+        """Return targets as the loss takes them, each made when it is read.
+
+        Args:
+            texts: Labels of the images, as written.
+            contract: The image contract of the input.
+
+        Returns:
+            None for a task whose encoded targets are small: those of `targets_in_input`.
+        """
+        return None
 
     def move_targets(
         self, targets: Tensor, placement: Placement, window: tuple[int, int, int, int]
@@ -296,9 +320,18 @@ class Task(BaseModel):
         """Return targets in a form that can be mixed: probabilities of labels, or numbers."""
         return targets
 
+    def observe_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return observations of images in training, and their encoded targets, for metrics.
+
+        Args:
+            outputs: Activated outputs (N, …).
+            targets: Targets (N, …) as the loss takes them.
+        """
+        return outputs, targets
+
     @abstractmethod
     def decide(self, outputs: Tensor) -> Tensor:
-        """Return what `training_metrics` needs of activated outputs, as small as possible."""
+        """Return what `training_metrics` needs of observations, as small as possible."""
 
     @abstractmethod
     def training_metrics(self, decisions: Tensor, targets: Tensor) -> dict[str, float]:
@@ -339,15 +372,34 @@ class Task(BaseModel):
     def outputs_of(self, prediction: Prediction) -> Outputs:
         """Return the activated outputs that a prediction was made from."""
 
+    def observe(self, prediction: Prediction, text: str) -> Outputs:
+        """Return what metrics need of an image: its activated outputs, or a smaller observation.
+
+        Args:
+            prediction: The prediction of the image.
+            text: Its label as written.
+
+        Raises:
+            InputError: If the label does not fit the image.
+        """
+        return self.outputs_of(prediction)
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of the observation of an image."""
+        return (self.num_values,)
+
+    def summarize(self, outputs: Tensor) -> Tensor:
+        """Return activated outputs (N, …) as a few numbers (N, num_values), to compare models by.
+
+        Packages keep those of their golden images.
+        """
+        return outputs.flatten(1)
+
     @property
     @abstractmethod
     def num_values(self) -> int:
-        """Number of values in the activated outputs of an image."""
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of the activated outputs of an image."""
-        return (self.num_values,)
+        """Number of values in the summary of an image's activated outputs."""
 
     @property
     def unit(self) -> float:
@@ -355,7 +407,7 @@ class Task(BaseModel):
         return 1.0
 
     def max_difference(self, outputs: Floats, expected: Floats) -> float:
-        """Return how far activated outputs are from those expected; NaN for NaN."""
+        """Return how far summaries (N, num_values) are from those expected; NaN for NaN."""
         return float(np.abs(outputs - expected).max())
 
     def mean_difference(self, outputs: Floats, expected: Floats) -> float:
@@ -423,7 +475,8 @@ class Task(BaseModel):
         """Compute every metric; a metric of one label is named `recall[defect]`.
 
         Args:
-            outputs: Finite activated outputs (N, …), float32.
+            outputs: Finite observations (N, …), float32: activated outputs, or what `observe` makes
+                of predictions.
             targets: Encoded targets (N, …).
 
         Returns:

@@ -270,7 +270,7 @@ class Detection(Task):
         return self.max_objects * ROW
 
     @property
-    def output_shape(self) -> tuple[int, ...]:
+    def observation_shape(self) -> tuple[int, ...]:
         """A row of six numbers for each object."""
         return self.max_objects, ROW
 
@@ -293,8 +293,8 @@ class Detection(Task):
 
     def _differences(self, outputs: Floats, expected: Floats) -> list[float]:
         pairs = zip(
-            outputs.reshape(-1, *self.output_shape),
-            expected.reshape(-1, *self.output_shape),
+            outputs.reshape(-1, *self.observation_shape),
+            expected.reshape(-1, *self.observation_shape),
             strict=True,
         )
         return [object_difference(rows, wanted) for rows, wanted in pairs]
@@ -321,7 +321,7 @@ class Detection(Task):
         """Return the names of all metrics that are defined for the true objects."""
         if targets is None:
             return detection_metric_names(self.labels)
-        nothing = np.zeros((len(targets), *self.output_shape), np.float32)
+        nothing = np.zeros((len(targets), *self.observation_shape), np.float32)
         data = detection_set(nothing, targets.cpu().numpy(), len(self.labels))
         return detection_metric_names(self.labels, data)
 

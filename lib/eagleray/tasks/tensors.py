@@ -28,12 +28,21 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class NamedTensor:
-    """A tensor with its elements: texts as a list of bytes, numbers as an array."""
+    """A tensor with its elements.
+
+    Attributes:
+        name: Name of the tensor.
+        datatype: `BYTES`, `FP32`, … of the protocol.
+        shape: Its shape.
+        elements: Texts or files as a list of bytes, numbers as an array.
+        has_files: Whether the elements are files, such as PNGs, which JSON has in base64.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     elements: list[bytes] | npt.NDArray[Any]
+    has_files: bool = False
 
 
 def text_tensor(name: str, texts: list[str]) -> NamedTensor:

@@ -4,7 +4,7 @@ All random numbers of a step are drawn from the seed, the epoch and the step, fo
 together: they do not depend on the number of workers, on threads, or on a resume.
 
     augmentation = StepAugmentation(spec, epoch, step, num_images)
-    augmentation.apply(pixels, row, size)         one image and where its pixels are, in any thread
+    augmentation.apply(pixels, row, size)         one image, and where its pixels are
     augmentation.mix(images, targets, …)          a batch, on its device
 """
 
@@ -28,6 +28,8 @@ from eagleray.training.spec import TrainSpec
 __all__ = ["StepAugmentation", "needs_margin"]
 
 Pixels = npt.NDArray[np.uint8]
+Window = tuple[int, int, int, int]
+"""Edges x1, y1, x2, y2 of a part of an image, in pixels."""
 
 _CROP_ASPECT = (3 / 4, 4 / 3)
 _ERASED_AREA = (0.02, 1 / 3)
@@ -57,8 +59,10 @@ class StepAugmentation:
         self._seed = (spec.seed, epoch, step)
         self._unit = np.random.default_rng(self._seed).random((num_images, 16))
 
-    def apply(self, pixels: Pixels, row: int, size: tuple[int, int]) -> tuple[Pixels, Placement]:
-        """Return an augmented image, and where its pixels are.
+    def apply(
+        self, pixels: Pixels, row: int, size: tuple[int, int]
+    ) -> tuple[Pixels, Placement, Window]:
+        """Return an augmented image, where its pixels are, and the part that they cover.
 
         RandAugment and transforms of the user may move pixels without saying so.
 
@@ -67,10 +71,12 @@ class StepAugmentation:
             row: Number of the image within the step.
             size: (height, width) of the result.
         """
-        pixels, placement = self._move(pixels, row, size)
-        return self._change_colors(pixels, row), placement
+        pixels, placement, window = self._move(pixels, row, size)
+        return self._change_colors(pixels, row), placement, window
 
-    def _move(self, pixels: Pixels, row: int, size: tuple[int, int]) -> tuple[Pixels, Placement]:
+    def _move(
+        self, pixels: Pixels, row: int, size: tuple[int, int]
+    ) -> tuple[Pixels, Placement, Window]:
         spec, unit = self._spec, self._unit[row]
         if spec.random_resized_crop < 1:
             pixels, placement = _random_resized_crop(
@@ -80,16 +86,22 @@ class StepAugmentation:
             top, left = ((have - want) / 2 for have, want in zip(pixels.shape, size, strict=False))
             placement = Placement(shift_x=-round(left), shift_y=-round(top))
             pixels = centre(pixels, size)
+        height, width = size
+        x1, y1, x2, y2 = 0, 0, width, height
         if spec.random_translation:
-            pixels, moved = _translate(pixels, unit[4:6], spec.random_translation)
-            placement = placement.then(moved)
+            pixels, (down, right) = _translate(pixels, unit[4:6], spec.random_translation)
+            placement = placement.then(Placement(shift_x=right, shift_y=down))
+            x1, x2 = max(right, 0), width + min(right, 0)
+            y1, y2 = max(down, 0), height + min(down, 0)
         if spec.horizontal_flip and unit[6] < 0.5:
             pixels = pixels[:, ::-1]
-            placement = placement.then(Placement(scale_x=-1.0, shift_x=size[1]))
+            placement = placement.then(Placement(scale_x=-1.0, shift_x=width))
+            x1, x2 = width - x2, width - x1
         if spec.vertical_flip and unit[7] < 0.5:
             pixels = pixels[::-1]
-            placement = placement.then(Placement(scale_y=-1.0, shift_y=size[0]))
-        return pixels, placement
+            placement = placement.then(Placement(scale_y=-1.0, shift_y=height))
+            y1, y2 = height - y2, height - y1
+        return pixels, placement, (x1, y1, x2, y2)
 
     def _change_colors(self, pixels: Pixels, row: int) -> Pixels:
         spec, unit = self._spec, self._unit[row]
@@ -185,8 +197,8 @@ def _random_resized_crop(
 
 def _translate(
     pixels: Pixels, unit: npt.NDArray[np.float64], fraction: float
-) -> tuple[Pixels, Placement]:
-    """Translate by full pixels; uncovered pixels are black."""
+) -> tuple[Pixels, tuple[int, int]]:
+    """Translate by full pixels, down and to the right; uncovered pixels are black."""
     height, width = pixels.shape[:2]
     limit = round(fraction * max(height, width))
     down, right = (int(value * (2 * limit + 1)) - limit for value in unit)
@@ -194,7 +206,7 @@ def _translate(
     moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = pixels[
         max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
     ]
-    return moved, Placement(shift_x=right, shift_y=down)
+    return moved, (down, right)
 
 
 def _rectangle(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from eagleray.io.read_ahead import read_ahead
 from eagleray.tasks import Task
+from eagleray.tasks.base import Targets
 from eagleray.training.augment import StepAugmentation
 from eagleray.training.distributed import DistributedContext
 from eagleray.training.mosaic import put_together
@@ -35,12 +36,12 @@ class ImageDataset:
 
     Attributes:
         decoded: Decoded images.
-        targets: Encoded targets.
+        targets: Targets as the loss takes them, by row.
         attributes: Attributes, if the network takes any.
     """
 
     decoded: DecodedPixels
-    targets: Tensor
+    targets: Targets
     attributes: Tensor | None = None
 
     def inputs(self, rows: Rows, size: tuple[int, int], device: torch.device) -> list[Tensor]:
@@ -208,7 +209,7 @@ class BatchPrefetcher:
         self, row: int, place: int, augmentation: StepAugmentation
     ) -> tuple[npt.NDArray[np.uint8], Tensor]:
         """Return an augmented image of a step and its targets, which move with its pixels."""
-        task, dataset, (height, width) = self._task, self._dataset, self._size
+        task, dataset = self._task, self._dataset
         others = augmentation.mosaic_rows(place, self._sampler.num_images)
         if others:
             tiles = augmentation.mosaic_tiles(place, self._size)
@@ -224,8 +225,8 @@ class BatchPrefetcher:
             )
         else:
             pixels, targets = dataset.decoded.read_one(row), dataset.targets[row]
-        pixels, placement = augmentation.apply(pixels, place, self._size)
-        return pixels, task.move_targets(targets, placement, (0, 0, width, height))
+        pixels, placement, window = augmentation.apply(pixels, place, self._size)
+        return pixels, task.move_targets(targets, placement, window)
 
     def _to_device(self, batch: _HostBatch, waited: float) -> Batch:
         device = self._context.device

@@ -1,7 +1,8 @@
 """Transforms and losses of a user's own, named in a specification by their import paths.
 
     transform: my_transforms:augment    a uint8 image tensor (C, H, W) to one of the same shape
-    loss: my_losses:Tversky             logits (N, K) and targets to a loss for each image (N,)
+    loss: my_losses:Tversky             logits (N, K) and targets to a loss for each image (N,);
+                                        logits of pixels (N, K, H, W) for semantic segmentation
 
 A class is constructed without arguments, and its instance is called. The modules are extensions;
 see `core.extensions`.
@@ -22,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from eagleray.core.errors import InputError, UserError
 from eagleray.core.extensions import is_import_path, load_object
-from eagleray.data.encoding import encode_targets
+from eagleray.data.encoding import targets_for_loss
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import ImageContract
 from eagleray.tasks import Task
@@ -127,12 +128,15 @@ def require_custom_objects(
         with _reported(f"transform {spec.transform}", "on a uint8 image tensor"):
             transform_image(spec.transform, pixels, (0,))
     if is_import_path(spec.loss):
-        _require_loss(spec, task, images.take([0, min(1, len(images) - 1)]))
+        _require_loss(spec, task, contract, images.take([0, min(1, len(images) - 1)]))
 
 
-def _require_loss(spec: TrainSpec, task: Task, images: LabelledImages) -> None:
-    outputs = torch.randn(len(images), task.num_outputs, requires_grad=True)
-    targets = encode_targets(task, images)
+def _require_loss(
+    spec: TrainSpec, task: Task, contract: ImageContract, images: LabelledImages
+) -> None:
+    sides = contract.size if task.predicts_pixels else ()
+    outputs = torch.randn(len(images), task.num_outputs, *sides, requires_grad=True)
+    targets = targets_for_loss(task, images, contract)[np.arange(len(images))]
     if spec.mixup or spec.cutmix:
         targets = task.soft_targets(targets)
     shown = f"{targets.dtype} {tuple(targets.shape)}"

@@ -45,7 +45,8 @@ class TaskMetrics:
         self._targets: list[Tensor] = []
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add activated outputs (N, …) and encoded targets (N, …)."""
+        """Add activated outputs (N, …) and targets (N, …) as the loss takes them."""
+        outputs, targets = self._task.observe_batch(outputs, targets)
         self._values.append(outputs if self._keeps_outputs else self._task.decide(outputs))
         self._targets.append(targets)
 

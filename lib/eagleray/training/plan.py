@@ -319,7 +319,7 @@ def plan_network(
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
     with spec.naming("contract" if spec.image_size is None else "image_size"):
-        check_fits(architecture, *contract.size, output_names=task.output_names)
+        check_fits(architecture, *contract.size, task=task)
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
     pruned = None

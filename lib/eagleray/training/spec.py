@@ -67,8 +67,8 @@ class TrainSpec(ReadFields):
     task: TaskName = spec_field(
         "multiclass",
         DATA,
-        "Prediction task: binary, multiclass, multilabel, regression, detection, or one of an "
-        "extension.",
+        "Prediction task: binary, multiclass, multilabel, regression, detection, semantic, or "
+        "one of an extension.",
     )
     positive: str | None = spec_field(
         None, DATA, "Positive label of a binary task; default: the second in alphabetical order."
@@ -113,7 +113,7 @@ class TrainSpec(ReadFields):
         None,
         MODEL,
         "See `eagleray models architectures`, or an import path; default: the parent's, or "
-        "resnet18, and detector/resnet18 for detection.",
+        "resnet18, detector/resnet18 for detection, and unet/resnet18 for semantic.",
         names=Names.CODE,
     )
     pretrained: bool = spec_field(False, MODEL, "Start from published weights.")
@@ -248,7 +248,7 @@ class TrainSpec(ReadFields):
         names=Names.CODE,
     )
     mosaic: Fraction = spec_field(
-        0.0, AUGMENTATION, "Probability of putting four images together (detection)."
+        0.0, AUGMENTATION, "Probability of putting four images together (detection, semantic)."
     )
     mixup: float = spec_field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
     cutmix: float = spec_field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eagleray.data.encoding import encode_attributes, encode_targets
+from eagleray.data.encoding import encode_attributes, targets_for_loss
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import ImageContract
 from eagleray.io import storage
@@ -156,10 +156,9 @@ class Trainer:
             max_disk_fraction=self._max_disk_fraction,
         )
         attributes = encode_attributes(worker_input.attributes, images)
-        task = worker_input.task
         return ImageDataset(
             decoded,
-            task.targets_in_input(encode_targets(task, images), worker_input.contract),
+            targets_for_loss(worker_input.task, images, worker_input.contract),
             None if attributes is None else torch.from_numpy(attributes),
         )
 

@@ -23,6 +23,7 @@ from eagleray.models.building import (
 )
 from eagleray.models.detector import Detector
 from eagleray.models.feature_maps import extract_feature_maps, feature_levels
+from eagleray.tasks import Detection, Multiclass
 
 pytestmark = pytest.mark.numerical
 
@@ -125,15 +126,15 @@ def test_the_contract_keeps_the_whole_image_and_the_statistics_of_the_backbone()
 
 
 def test_networks_of_other_tasks_are_refused_in_one_sentence() -> None:
-    names = ("boxes", "logits")
+    detection, classes = Detection(labels=("a", "b")), Multiclass(labels=("a", "b"))
     of_places = Architecture(name="detector/resnet20", num_outputs=2)
     classifier = Architecture(name="resnet20", num_outputs=2)
-    check_fits(of_places, 32, 32, output_names=names)
-    check_fits(classifier, 32, 32, output_names=())
-    with pytest.raises(InputError, match=r"needs boxes, logits; name .* such as detector/resnet20"):
-        check_fits(classifier, 32, 32, output_names=names)
+    check_fits(of_places, 32, 32, task=detection)
+    check_fits(classifier, 32, 32, task=classes)
+    with pytest.raises(InputError, match=r"needs the tensors boxes, logits; .* detector/resnet20"):
+        check_fits(classifier, 32, 32, task=detection)
     with pytest.raises(InputError, match="returns the tensors boxes, logits, points"):
-        check_fits(of_places, 32, 32, output_names=())
+        check_fits(of_places, 32, 32, task=classes)
 
 
 def test_a_detector_has_shapes_without_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from typing import Any
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from eagleray.core.errors import InputError, Reason
 from eagleray.imaging import DecodedImage
+from eagleray.imaging.geometry import Frame
 from eagleray.serving import protocol
 from eagleray.serving.protocol import InferRequest, InputTensor, RequestedOutput
-from eagleray.tasks import Multiclass, Regression
+from eagleray.tasks import Multiclass, Regression, Semantic
 from eagleray.tasks.outcome import Outcome, Prediction
+from eagleray.tasks.semantic import MapPrediction
 from tests.support.models import CONTRACT, small_package
 
 TASK = Multiclass(labels=("a", "b", "c"))
@@ -229,6 +232,26 @@ def test_outputs_are_raw_if_requested() -> None:
     label, score = body[length : length + sizes[0]], body[length + sizes[0] :]
     assert label == raw([b"b", b""])
     np.testing.assert_allclose(np.frombuffer(score, np.float32)[0], 0.7)
+
+
+def test_masks_are_base64_in_json_and_raw_if_requested() -> None:
+    task = Semantic(labels=("background", "cell"))
+    prediction = task.postprocess(np.ones((2, 4, 4), np.float32), Frame(8, 8))
+    assert isinstance(prediction, MapPrediction)
+    found = [Outcome(prediction=prediction), Outcome.failed(Reason.TRUNCATED, "it ends early")]
+
+    def respond(binary: bool) -> tuple[bytes, int | None]:
+        wanted = [RequestedOutput("mask", binary=binary)]
+        outputs = protocol.select_outputs(found, task, InferRequest("", [], wanted))
+        return protocol.to_rest_response(
+            outputs, model="m", version=1, request_id="", parameters={}
+        )
+
+    body, _ = respond(binary=False)
+    told = json.loads(body)["outputs"][0]["data"]
+    assert [base64.b64decode(one) for one in told] == [prediction.mask, b""]
+    body, length = respond(binary=True)
+    assert body[length:] == raw([prediction.mask, b""])
 
 
 def test_classes_are_the_likeliest_labels() -> None:

@@ -328,7 +328,7 @@ def test_a_task_comes_back_from_json(task: Task) -> None:
 @pytest.mark.parametrize(
     ("stored", "expected"),
     [
-        ('{"name": "detection"}', "No task is named 'detection'"),
+        ('{"name": "captioning"}', "No task is named 'captioning'"),
         ('{"labels": ["a", "b"]}', "it has no name"),
         ('{"name": "multiclass", "labels": ["a", "a"]}', "labels must be unique"),
         ('{"name": "multiclass", "labels": ["a"]}', "at least 2 items"),

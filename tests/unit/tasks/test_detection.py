@@ -95,7 +95,7 @@ def test_the_network_gives_objects_of_the_highest_probability() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]]])
     logits = torch.tensor([[[2.0, -9], [1, -9], [-9, 0]]])
     (rows,) = TASK.activate({"boxes": boxes, "logits": logits, "points": torch.zeros(1, 3, 3)})
-    assert rows.shape == TASK.output_shape == (4, 6)
+    assert rows.shape == TASK.observation_shape == (4, 6)
     assert rows[:, 4].tolist() == pytest.approx([0.880797, 0.5, 0, 0], abs=1e-6)
     assert rows[:2, 5].tolist() == [0, 1]
 

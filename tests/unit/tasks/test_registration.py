@@ -50,7 +50,7 @@ def test_a_name_cannot_be_taken_twice() -> None:
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ('{"name": "detection"}', "task: No task is named 'detection'"),
+        ('{"name": "captioning"}', "task: No task is named 'captioning'"),
         ('{"labels": ["a", "b"]}', "task: it has no name"),
         ("[]", "task: it has no name"),
         ('{"name": "binary", "labels": ["a", "b"], "top": 5}', "the unknown field 'task.top'"),

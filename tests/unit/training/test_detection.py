@@ -66,8 +66,8 @@ def assert_around(pixels: np.ndarray, box: list[float]) -> None:
 def test_boxes_move_with_their_pixels(seed: int) -> None:
     pixels, targets = squared(30 + seed, 20 + seed, 24)
     augmentation = StepAugmentation(small_spec("data", **MOVES, seed=seed), 0, 0, 1)
-    moved, placement = augmentation.apply(pixels, 0, SIZE)
-    rows = TASK.move_targets(targets, placement, (0, 0, SIZE[1], SIZE[0]))
+    moved, placement, window = augmentation.apply(pixels, 0, SIZE)
+    rows = TASK.move_targets(targets, placement, window)
     if (moved > 127).any():
         assert_around(moved, rows[1, :4].tolist())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import struct
@@ -29,8 +30,9 @@ class OutputTensor:
         name: Name of the tensor.
         datatype: Datatype of the protocol.
         shape: Shape of the tensor.
-        elements: Strings as a list of bytes, numbers as an array.
+        elements: Strings or files as a list of bytes, numbers as an array.
         binary: Whether the REST response has the elements as raw bytes.
+        has_files: Whether the elements are files, which JSON has in base64.
     """
 
     name: str
@@ -38,6 +40,7 @@ class OutputTensor:
     shape: tuple[int, ...]
     elements: list[bytes] | npt.NDArray[Any]
     binary: bool = False
+    has_files: bool = False
 
 
 def model_metadata(name: str, versions: Sequence[int], manifest: ModelManifest) -> dict[str, Any]:
@@ -88,7 +91,14 @@ def select_outputs(
             tensor = _classes(tensor, task, item.classes)
         binary = item.binary or request.all_binary
         outputs.append(
-            OutputTensor(tensor.name, tensor.datatype, tensor.shape, tensor.elements, binary)
+            OutputTensor(
+                tensor.name,
+                tensor.datatype,
+                tensor.shape,
+                tensor.elements,
+                binary,
+                tensor.has_files,
+            )
         )
     return outputs
 
@@ -152,8 +162,10 @@ def to_raw(tensor: OutputTensor) -> bytes:
 
 
 def _json_data(tensor: OutputTensor) -> list[Any]:
-    """Return elements for JSON, with null for NaN, which JSON lacks."""
+    """Return elements for JSON: files in base64, and null for NaN, which JSON lacks."""
     if isinstance(tensor.elements, list):
+        if tensor.has_files:
+            return [base64.b64encode(item).decode() for item in tensor.elements]
         return [item.decode() for item in tensor.elements]
     values = tensor.elements.ravel().tolist()
     return [None if math.isnan(value) else value for value in values]

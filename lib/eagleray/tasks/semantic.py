@@ -1,0 +1,403 @@
+"""Semantic segmentation: the class of every pixel of an image."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from eagleray.core.errors import InputError
+from eagleray.imaging.contract import ImageContract
+from eagleray.imaging.geometry import Frame, Placement
+from eagleray.tasks.annotation import parse_annotation
+from eagleray.tasks.base import (
+    ImageLosses,
+    LossOptions,
+    NetworkOutput,
+    Outputs,
+    Targets,
+    Task,
+    WeightedMetrics,
+    only_tensor,
+)
+from eagleray.tasks.class_maps import (
+    ClassMap,
+    ClassMaps,
+    class_map,
+    decode_mask,
+    encode_mask,
+    join_maps,
+    likeliest_classes,
+    move_map,
+)
+from eagleray.tasks.outcome import Prediction
+from eagleray.tasks.page import ConfusionMatrix, Plot, Section, Table
+from eagleray.tasks.pixel_counts import (
+    confusion_of,
+    confusions_in_batch,
+    count_labels,
+    shares_to_counts,
+)
+from eagleray.tasks.region_metrics import region_metrics, resampled_region_metrics
+from eagleray.tasks.registration import register_task
+from eagleray.tasks.review import Mistake
+from eagleray.tasks.tensors import NamedTensor, TensorSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+__all__ = ["BACKGROUND", "MapPrediction", "Semantic"]
+
+BACKGROUND = "background"
+"""Label of the pixels without an object."""
+
+_HEADLINES = ("mean_iou", "mean_dice", "pixel_accuracy")
+_GRID = 8  # cells of each side of a summary
+_MIN_AGREEMENT = 0.99  # share of pixels with the same class in two predictions that agree
+_MAX_LABELS = 255  # of a map of bytes, one of which stands for ignored pixels
+_MAX_LABELS_SHOWN = 50
+_MAX_LABELS_DESCRIBED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class MapPrediction(Prediction):
+    """The class of every pixel of one image.
+
+    `labels` are those that some pixel has; there is no label of the whole image.
+
+    Attributes:
+        mask: PNG of the size of the upright original image, whose gray values are the indices of
+            the labels.
+        shares: Share of the pixels that each label has, float32 (num_labels,).
+    """
+
+    mask: bytes = b""
+    shares: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+@register_task
+class Semantic(Task):
+    """One label for every pixel.
+
+    Attributes:
+        labels: Labels in the order of the outputs; the first one is that of pixels without an
+            object.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ("mean_iou", "mean_dice")
+    losses: ClassVar[tuple[str, ...]] = ("cross_entropy_dice", "cross_entropy")
+    target_dtype: ClassVar[Literal["float32", "int64"]] = "int64"
+    has_many_labels: ClassVar[bool] = True
+    label_kind: ClassVar[Literal["text", "objects"]] = "objects"
+    output_names: ClassVar[tuple[str, ...] | None] = ()
+    predicts_pixels: ClassVar[bool] = True
+    default_architecture: ClassVar[str] = "unet/resnet18"
+
+    name: Literal["semantic"] = "semantic"
+    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=_MAX_LABELS)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be unique")
+        return self
+
+    # --- from annotations to targets ---
+
+    @classmethod
+    def from_labels(cls, texts: Sequence[str], uris: Sequence[str] = ()) -> Self:
+        """Take the background, and the labels of all objects in alphabetical order.
+
+        Raises:
+            InputError: If a text says no objects, or there are none at all.
+        """
+        found: set[str] = set()
+        for place, text in enumerate(texts):
+            try:
+                found.update(parse_annotation(text).labels)
+            except InputError as error:
+                where = f" of {uris[place]}" if uris else ""
+                raise InputError(f"The label{where} cannot be used: {error}") from None
+        found.discard(BACKGROUND)
+        if not found:
+            raise InputError("No image has an object: there is nothing to learn.")
+        if len(found) >= _MAX_LABELS:
+            raise InputError(
+                f"The objects have {len(found):,} labels, and a semantic model has at most "
+                f"{_MAX_LABELS - 1} beside the background; bring labels together."
+            )
+        return cls(labels=(BACKGROUND, *sorted(found)))
+
+    @classmethod
+    def labels_in(cls, text: str) -> tuple[str, ...]:
+        """Return the labels of an image's objects, each once."""
+        return parse_annotation(text).labels
+
+    @property
+    def num_outputs(self) -> int:
+        """One logit for each label."""
+        return len(self.labels)
+
+    def encode(self, text: str) -> list[float]:
+        """Return the true number of pixels of each label."""
+        counts = count_labels(self._true_map(text), len(self.labels))
+        return [int(count) for count in counts]
+
+    def _true_map(self, text: str) -> ClassMap:
+        return class_map(parse_annotation(text), self.labels)
+
+    def open_targets(self, texts: Sequence[str], contract: ImageContract) -> Targets | None:
+        """Return class maps, uint8 (N, H, W), which are drawn when they are read."""
+        return ClassMaps(texts, self.labels, contract)
+
+    def move_targets(
+        self, targets: Tensor, placement: Placement, window: tuple[int, int, int, int]
+    ) -> Tensor:
+        """Move the class map of one image (H, W); pixels without a known class are ignored."""
+        return move_map(targets, placement, window)
+
+    def join_targets(self, targets: Sequence[Tensor]) -> Tensor:
+        """Join class maps (H, W), each of which is ignored outside of its window."""
+        return join_maps(targets)
+
+    # --- training ---
+
+    def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
+        """Return the cross-entropy of pixels, with the soft Dice loss unless it is named alone."""
+        from eagleray.tasks.segmentation_loss import (
+            cross_entropy_dice_losses,
+            pixel_cross_entropies,
+        )
+
+        is_alone = options.name == "cross_entropy"
+        return pixel_cross_entropies if is_alone else cross_entropy_dice_losses
+
+    def uninformed_outputs(self, num_images: int) -> Tensor | None:
+        """Return nothing: the loss needs class maps, and encoded targets are numbers of pixels."""
+        return None
+
+    def observe_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return confusion matrices of shares (N, C, C) and true numbers of pixels (N, C).
+
+        They are those of the network's input.
+        """
+        counts = confusions_in_batch(targets, outputs.argmax(dim=1), len(self.labels))
+        num_pixels = counts.sum(dim=2)
+        shares = counts / num_pixels.clamp(min=1)[:, :, None]
+        is_finite = outputs.flatten(1).isfinite().all(dim=1)
+        shares[~is_finite] = float("nan")
+        return shares, num_pixels
+
+    def decide(self, outputs: Tensor) -> Tensor:
+        """Return the confusion matrices as they are (N, C, C)."""
+        return outputs
+
+    def training_metrics(self, decisions: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return IoU and Dice, averaged over the labels that pixels have."""
+        return self.measure(decisions, targets)
+
+    # --- prediction ---
+
+    def activate(self, outputs: NetworkOutput) -> Tensor:
+        """Return the softmax of logits (N, C, H, W): probabilities of every pixel's labels."""
+        return only_tensor(outputs).softmax(dim=1)
+
+    def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
+        """Enlarge the probabilities to the original image, and take the most likely labels."""
+        classes = likeliest_classes(outputs, frame)
+        counts = count_labels(classes, len(self.labels))
+        shares = (counts / classes.size).astype(np.float32)
+        if not np.isfinite(outputs).all():
+            shares[:] = np.nan
+        return MapPrediction(
+            labels=tuple(label for label, count in zip(self.labels, counts, strict=True) if count),
+            mask=encode_mask(classes),
+            shares=shares,
+        )
+
+    def outputs_of(self, prediction: Prediction) -> Outputs:
+        """Return the shares of the labels: the probabilities of pixels are not kept."""
+        assert isinstance(prediction, MapPrediction)
+        return prediction.shares
+
+    def observe(self, prediction: Prediction, text: str) -> Outputs:
+        """Return the image's confusion matrix at the size of the original, as shares (C, C).
+
+        Raises:
+            InputError: If the annotation is of an image of another size.
+        """
+        assert isinstance(prediction, MapPrediction)
+        true, predicted = self._true_map(text), decode_mask(prediction.mask)
+        if true.shape != predicted.shape:
+            raise InputError(
+                f"it is of an image of {true.shape[0]} x {true.shape[1]} pixels, and the upright "
+                f"image has {predicted.shape[0]} x {predicted.shape[1]}; correct the annotation."
+            )
+        counts = confusion_of(true, predicted, len(self.labels))
+        shares: Outputs = (counts / counts.sum(axis=1, keepdims=True).clip(1)).astype(np.float32)
+        if np.isnan(prediction.shares).any():
+            shares[:] = np.nan
+        return shares
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """A row for each true label, with the share of each predicted one."""
+        return len(self.labels), len(self.labels)
+
+    def summarize(self, outputs: Tensor) -> Tensor:
+        """Return the mean probabilities in the cells of a grid (N, num_values)."""
+        from torch.nn import functional
+
+        return functional.adaptive_avg_pool2d(outputs, _GRID).flatten(1)
+
+    @property
+    def num_values(self) -> int:
+        """A value for each label and cell of the grid."""
+        return len(self.labels) * _GRID**2
+
+    def same_answer(self, prediction: Prediction, other: Prediction) -> bool:
+        """Return whether 99 % of the pixels have the same label."""
+        one, another = (_classes(one) for one in (prediction, other))
+        return one.shape == another.shape and bool((one == another).mean() >= _MIN_AGREEMENT)
+
+    def describe(self, prediction: Prediction) -> str | None:
+        """Return the shares of the labels that there are, such as `80.0 % sky, 20.0 % tree`."""
+        assert isinstance(prediction, MapPrediction)
+        return self._describe(prediction.shares)
+
+    def _describe(self, shares: npt.NDArray[np.floating]) -> str | None:
+        order = np.argsort(-shares, kind="stable")[:_MAX_LABELS_DESCRIBED].tolist()
+        found = [f"{shares[at] * 100:.1f} % {self.labels[at]}" for at in order if shares[at] > 0]
+        return ", ".join(found) or None
+
+    # --- evaluation ---
+
+    @property
+    def headline_names(self) -> tuple[str, ...]:
+        """IoU and Dice, averaged over labels, and the share of pixels that are right."""
+        return _HEADLINES
+
+    def measured_names(self, targets: Tensor | None = None) -> tuple[str, ...]:
+        """Return the names of metrics of all labels, then of each label with true pixels."""
+        num_pixels = np.ones(len(self.labels))
+        if targets is not None:
+            num_pixels = targets.sum(dim=0).cpu().numpy()
+        return tuple(region_metrics(np.diag(num_pixels), self.labels))
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Compute IoU, Dice and accuracy of pixels, of all labels together and of each."""
+        return region_metrics(_confusions(outputs, targets), self.labels)
+
+    def weighted_metrics(self, outputs: Tensor, targets: Tensor) -> WeightedMetrics:
+        """Resample images, with the pixels of each."""
+        return resampled_region_metrics(_confusions(outputs, targets))
+
+    def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
+        """Predict the label of the most pixels everywhere."""
+        import torch
+
+        best = int(targets.sum(dim=0).argmax())
+        outputs = torch.zeros(self.observation_shape)
+        outputs[:, best] = 1
+        return f"predicting {self.labels[best]!r} for every pixel", outputs
+
+    def section(self, outputs: Tensor, targets: Tensor, metrics: Mapping[str, float]) -> Section:
+        """Return the metrics of each label, and the confusion matrix of pixels."""
+        counts = _confusions(outputs, targets).sum(axis=0).astype(np.int64)
+        shares = counts.sum(axis=1) / max(1, counts.sum())
+        rows = [
+            (
+                label,
+                float(shares[index]),
+                *(metrics.get(f"{name}[{label}]") for name in ("iou", "dice", "accuracy")),
+            )
+            for index, label in enumerate(self.labels[:_MAX_LABELS_SHOWN])
+        ]
+        headings = ("Label", "Share of the true pixels", "IoU", "Dice", "Accuracy")
+        plots: list[Plot] = []
+        if len(self.labels) <= _MAX_LABELS_SHOWN:
+            plots.append(ConfusionMatrix(self.labels, counts, "Confusion matrix of pixels"))
+        return Section(plots=plots, tables=[Table("Per-class metrics", headings, rows)])
+
+    def worst_mistakes(self, outputs: Tensor, targets: Tensor, count: int) -> list[Mistake]:
+        """Return the images with the largest share of wrong pixels."""
+        counts = _confusions(outputs, targets)
+        totals = counts.sum(axis=(1, 2)).clip(1)
+        wrong = 1 - np.trace(counts, axis1=1, axis2=2) / totals
+        found = []
+        for position in np.argsort(-wrong, kind="stable")[:count].tolist():
+            if wrong[position] > 0:
+                sums = (counts[position].sum(axis=axis) / totals[position] for axis in (1, 0))
+                given, predicted = (self._describe(shares) or "nothing" for shares in sums)
+                found.append(Mistake(position, given, predicted, error=float(wrong[position])))
+        return found
+
+    # --- results ---
+
+    @classmethod
+    def result_types(cls) -> dict[str, pa.DataType]:
+        """Return the mask: a PNG of indices of labels."""
+        import pyarrow as pa
+
+        return {"mask": pa.binary()}
+
+    def result_fields(self) -> list[pa.Field]:
+        """Return the columns, with the share of the pixels of each label as `share_LABEL`."""
+        import pyarrow as pa
+
+        shares = [pa.field(f"share_{label}", pa.float32()) for label in self.labels]
+        return [*super().result_fields(), *shares]
+
+    def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
+        """Return the mask, and the share of each label."""
+        assert isinstance(prediction, MapPrediction)
+        shares = {f"share_{label}": share for label, share in self._shares(prediction).items()}
+        return {"mask": prediction.mask, **shares}
+
+    def _shares(self, prediction: MapPrediction) -> dict[str, float]:
+        return dict(zip(self.labels, prediction.shares.tolist(), strict=True))
+
+    def response(
+        self, prediction: Prediction, *, top_k: int, threshold: float | None
+    ) -> dict[str, Any]:
+        """Return the mask as a PNG in base64, and the share of each label."""
+        assert isinstance(prediction, MapPrediction)
+        return {
+            "mask": base64.b64encode(prediction.mask).decode(),
+            "shares": self._shares(prediction),
+        }
+
+    def tensor_specs(self) -> tuple[TensorSpec, ...]:
+        """Return the shares of the labels, and the masks as PNGs: images differ in their sizes."""
+        return (
+            TensorSpec("shares", "FP32", (-1, len(self.labels))),
+            TensorSpec("mask", "BYTES"),
+        )
+
+    def tensors(self, predictions: Sequence[Prediction | None]) -> list[NamedTensor]:
+        """Return shares and masks; NaN and an empty mask for a failed image."""
+        shares = np.full((len(predictions), len(self.labels)), np.nan, np.float32)
+        masks = [b""] * len(predictions)
+        for place, prediction in enumerate(predictions):
+            if isinstance(prediction, MapPrediction):
+                shares[place], masks[place] = prediction.shares, prediction.mask
+        return [
+            NamedTensor("shares", "FP32", shares.shape, shares),
+            NamedTensor("mask", "BYTES", (len(masks),), masks, has_files=True),
+        ]
+
+
+def _confusions(outputs: Tensor, targets: Tensor) -> npt.NDArray[np.float64]:
+    """Return the confusion matrices of images (N, C, C), in pixels."""
+    return shares_to_counts(outputs.cpu().numpy(), targets.cpu().numpy())
+
+
+def _classes(prediction: Prediction) -> ClassMap:
+    assert isinstance(prediction, MapPrediction)
+    return decode_mask(prediction.mask)

@@ -1,0 +1,95 @@
+"""Small images with masks, and a network of pixels without batch normalisation."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import nn
+
+from eagleray.data.annotations.masks import box_of, mask_of_pixels
+from eagleray.models.architectures import Architecture, register_architecture
+from eagleray.tasks.annotation import Annotation, TrueObject
+from tests.support.training import small_spec
+
+PLAIN = "unet/plain_stages"
+"""A U-Net on three convolutions, whose loss does not depend on what shares a batch."""
+
+
+def _plain_stages(architecture: Architecture) -> nn.Module:
+    stages: list[nn.Module] = []
+    channels = architecture.in_channels
+    for width in (16, 24, 32):
+        stages += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU()]
+        channels = width
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*stages, *pooled, nn.Linear(channels, architecture.num_outputs))
+
+
+register_architecture("plain_stages", _plain_stages, size=32)
+
+
+def annotation_of(
+    masks: Mapping[str, npt.NDArray[np.bool_]], *, crowds: Mapping[str, Any] | None = None
+) -> Annotation:
+    """Return an annotation with an object for each label, and crowds after them."""
+    given = [(label, pixels, False) for label, pixels in masks.items()]
+    given += [(label, pixels, True) for label, pixels in (crowds or {}).items()]
+    objects = []
+    for label, pixels, crowd in given:
+        mask = mask_of_pixels(pixels)
+        x, y, width, height = box_of(mask)
+        objects.append(
+            TrueObject(label=label, x=x, y=y, width=width, height=height, crowd=crowd, mask=mask)
+        )
+    height, width = given[0][1].shape
+    return Annotation(width=width, height=height, objects=tuple(objects))
+
+
+def disk(size: tuple[int, int], x: float, y: float, radius: float) -> npt.NDArray[np.bool_]:
+    """Return the pixels of a disk in an image of (height, width)."""
+    down, across = np.mgrid[: size[0], : size[1]]
+    inside: npt.NDArray[np.bool_] = (across - x) ** 2 + (down - y) ** 2 <= radius**2
+    return inside
+
+
+def write_disks(folder: Path, count: int = 24, *, seed: int = 0) -> Path:
+    """Write noisy images of 32 x 40 pixels with a bright and a dark disk, and their table."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        pixels = generator.integers(90, 130, (32, 40, 3), dtype=np.uint8)
+        masks = {
+            "bright": disk((32, 40), generator.uniform(8, 16), generator.uniform(8, 24), 6),
+            "dark": disk((32, 40), generator.uniform(26, 33), generator.uniform(8, 24), 5),
+        }
+        pixels[masks["bright"]] += 100
+        pixels[masks["dark"]] -= 80
+        path = folder / f"{number:02d}.png"
+        Image.fromarray(pixels).save(path)
+        rows.append((path.name, annotation_of(masks).to_text()))
+    table = folder / "disks.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    return table
+
+
+def disk_spec(data: Path | str, **changes: Any) -> Any:
+    """Return a specification that learns the disks in a few seconds."""
+    fields = {
+        "task": "semantic",
+        "name": "disks",
+        "architecture": PLAIN,
+        "image_size": 32,
+        "epochs": 2,
+        "batch_size": 6,
+        "optimizer": "adamw",
+        "learning_rate": 0.01,
+    }
+    return small_spec(data, **{**fields, **changes})
