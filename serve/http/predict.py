@@ -49,7 +49,7 @@ def predict_routes(service: ImageService) -> APIRouter:
         """Predict the images of the body.
 
         A single image that cannot be used is an error; of several images, each has its result. With
-        the header `Accept: image/png`, the objects of one image are drawn over it.
+        the header `Accept: image/png`, the objects or the mask of one image are drawn over it.
         """
         body = await read_body(request, max_bytes=service.config.max_body_bytes)
         parameters = read_parameters(request, body.parameters)

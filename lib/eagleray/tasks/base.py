@@ -29,7 +29,7 @@ from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import Box, Section
+from eagleray.tasks.page import Drawing, Section
 from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
@@ -611,14 +611,14 @@ class Task(BaseModel):
         """Return the number of objects of each label, for a task that `counts_objects`."""
         raise NotImplementedError
 
-    def boxes(self, prediction: Prediction, threshold: float | None) -> tuple[Box, ...]:
-        """Return the objects of an image as they are drawn, for a task that `counts_objects`.
+    def drawing(self, prediction: Prediction, threshold: float | None) -> Drawing | None:
+        """Return what is drawn over an image; None for a task that says no places.
 
         Args:
             prediction: The prediction.
             threshold: Lowest score of an object; None for the task's own.
         """
-        raise NotImplementedError
+        return None
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None

@@ -45,7 +45,7 @@ from eagleray.tasks.objects import (
     targets_in_input,
 )
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import Box, ConfusionMatrix, Plot, Section, Table
+from eagleray.tasks.page import Box, ConfusionMatrix, Drawing, Plot, Section, Table
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.review import Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
@@ -475,12 +475,12 @@ class Detection(Task):
         """Return the number of objects of each label; labels without objects are left out."""
         return _counts(prediction)
 
-    def boxes(self, prediction: Prediction, threshold: float | None) -> tuple[Box, ...]:
+    def drawing(self, prediction: Prediction, threshold: float | None) -> Drawing | None:
         """Return the boxes of the objects with labels and scores."""
         assert isinstance(prediction, ObjectsPrediction)
         if threshold is None:
-            return _boxes(prediction.objects)
-        return _boxes(self._objects(prediction.detections, threshold))
+            return Drawing(_boxes(prediction.objects))
+        return Drawing(_boxes(self._objects(prediction.detections, threshold)))
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Box", "ConfusionMatrix", "Curves", "Histogram", "Plot", "Scatter", "Section", "Table"]
+__all__ = [
+    "Box",
+    "ConfusionMatrix",
+    "Curves",
+    "Drawing",
+    "Histogram",
+    "Plot",
+    "Scatter",
+    "Section",
+    "Table",
+]
 
 Line = tuple[str, Sequence[float], Sequence[float]]
 """name, x, y"""
@@ -87,6 +97,20 @@ class Box:
     height: float
     text: str = ""
     is_true: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What is drawn over an image.
+
+    Attributes:
+        boxes: Boxes of objects.
+        mask: PNG of the size of the upright original, whose gray values are the indices of classes;
+            pixels of the class 0 stay as they are. Empty for no mask.
+    """
+
+    boxes: Sequence[Box] = ()
+    mask: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from eagleray.tasks.class_maps import (
     move_map,
 )
 from eagleray.tasks.outcome import Prediction
-from eagleray.tasks.page import ConfusionMatrix, Plot, Section, Table
+from eagleray.tasks.page import ConfusionMatrix, Drawing, Plot, Section, Table
 from eagleray.tasks.pixel_counts import (
     confusion_of,
     confusions_in_batch,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-__all__ = ["BACKGROUND", "MapPrediction", "Semantic"]
+__all__ = ["BACKGROUND", "SHARE_PREFIX", "MapPrediction", "Semantic"]
 
 BACKGROUND = "background"
 """Label of the pixels without an object."""
@@ -63,6 +63,10 @@ _MIN_AGREEMENT = 0.99  # share of pixels with the same class in two predictions 
 _MAX_LABELS = 255  # of a map of bytes, one of which stands for ignored pixels
 _MAX_LABELS_SHOWN = 50
 _MAX_LABELS_DESCRIBED = 5
+_USUAL_MASK_BYTES = 20_000  # of a PNG, to estimate the size of a table
+
+SHARE_PREFIX = "share_"
+"""Prefix of the columns of a result table with the share of the pixels of one label each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,21 +351,38 @@ class Semantic(Task):
 
         return {"mask": pa.binary()}
 
+    @classmethod
+    def label_types(cls) -> dict[str, pa.DataType]:
+        """Return the type of the share of a label."""
+        import pyarrow as pa
+
+        return {SHARE_PREFIX: pa.float32()}
+
+    @property
+    def result_bytes(self) -> int:
+        """The shares, and a mask of an image of a megapixel or so."""
+        return 4 * len(self.labels) + _USUAL_MASK_BYTES
+
     def result_fields(self) -> list[pa.Field]:
         """Return the columns, with the share of the pixels of each label as `share_LABEL`."""
         import pyarrow as pa
 
-        shares = [pa.field(f"share_{label}", pa.float32()) for label in self.labels]
+        shares = [pa.field(SHARE_PREFIX + label, pa.float32()) for label in self.labels]
         return [*super().result_fields(), *shares]
 
     def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
         """Return the mask, and the share of each label."""
         assert isinstance(prediction, MapPrediction)
-        shares = {f"share_{label}": share for label, share in self._shares(prediction).items()}
+        shares = {SHARE_PREFIX + label: share for label, share in self._shares(prediction).items()}
         return {"mask": prediction.mask, **shares}
 
     def _shares(self, prediction: MapPrediction) -> dict[str, float]:
         return dict(zip(self.labels, prediction.shares.tolist(), strict=True))
+
+    def drawing(self, prediction: Prediction, threshold: float | None) -> Drawing | None:
+        """Return the mask, in which the background stays as it is."""
+        assert isinstance(prediction, MapPrediction)
+        return Drawing(mask=prediction.mask)
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None

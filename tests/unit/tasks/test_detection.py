@@ -215,7 +215,9 @@ def test_responses_list_objects_from_a_threshold_on() -> None:
     }
     assert TASK.response(prediction, top_k=5, threshold=0.1)["counts"] == {"cat": 2, "dog": 1}
     assert TASK.response(prediction, top_k=5, threshold=0.95)["count"] == 0
-    assert [box.text for box in TASK.boxes(prediction, 0.5)] == ["cat 0.90"]
+    drawn = TASK.drawing(prediction, 0.5)
+    assert drawn is not None
+    assert [box.text for box in drawn.boxes] == ["cat 0.90"]
 
 
 def test_tensors_have_the_shapes_that_are_announced() -> None:
