@@ -43,17 +43,16 @@ class _Layout:
 
     Attributes:
         role: Name of the folder of the masks, in lower case.
-        ignored: Numbers that are no objects.
-        one_class: Whether all numbers are objects of one class.
+        one_class: Whether all numbers are objects of one class; numbers of classes else, of which
+            `IGNORED` stands for pixels that are neither right nor wrong.
     """
 
     role: str
-    ignored: frozenset[int]
     one_class: bool
 
 
-_INSTANCES = _Layout("instances", frozenset({BACKGROUND}), one_class=True)
-_CLASSES = _Layout("masks", frozenset({BACKGROUND, IGNORED}), one_class=False)
+_INSTANCES = _Layout("instances", one_class=True)
+_CLASSES = _Layout("masks", one_class=False)
 
 
 def find_instance_masks(folder: Folder) -> _Find | None:
@@ -136,9 +135,10 @@ def _annotated(
     except ValueError as error:
         faults.add(FaultKind.UNREADABLE_FILE, f"{place}: {error}")
         return None
+    masks.pop(BACKGROUND, None)
+    ignored = None if layout.one_class else masks.pop(IGNORED, None)
+    labels = []
     for number, mask in masks.items():
-        if number in layout.ignored:
-            continue
         where = f"{place}, number {number}"
         label = (
             f"index_{number}" if classes is None else classes.get(number * (not layout.one_class))
@@ -146,7 +146,11 @@ def _annotated(
         if label is None:
             faults.add(FaultKind.UNKNOWN_LABEL, where)
         else:
+            labels.append(label)
             objects.add(label, None, where, mask=mask)
+    labels += [] if classes is None else classes.values()
+    if ignored is not None and labels:  # a crowd, of whatever class, is what nothing is said of
+        objects.add(labels[0], None, f"{place}, number {IGNORED}", crowd=True, mask=ignored)
     annotation = objects.annotation(place)
     return None if annotation is None else loaded.annotated(annotation)
 

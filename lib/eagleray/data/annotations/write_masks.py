@@ -81,12 +81,11 @@ def _classes(
         objects
     )
     shown = _with_masks(objects, losses)
-    losses["objects that are no longer told apart"] += len(shown) - len(
-        {one.label for one in shown}
-    )
+    single = [one.label for one in shown if not one.crowd]
+    losses["objects that are no longer told apart"] += len(single) - len(set(single))
     for one in sorted(shown, key=_area, reverse=True):
         assert one.mask is not None
-        pixels[pixels_of(one.mask)] = indices[one.label]
+        pixels[pixels_of(one.mask)] = IGNORED if one.crowd else indices[one.label]
     return pixels
 
 

@@ -63,11 +63,14 @@ def test_each_class_is_an_object(tmp_path: Path, kind: str) -> None:
     write_image(tmp_path / "images/1.png")
     image = classes() if kind == "gray" else palette(classes())
     write(tmp_path / "masks/1.png", encode(image))
-    first, second = read_one(tmp_path)
+    first, second, ignored = read_one(tmp_path)
     assert box(first) == ("index_1", 0.0, 0.0, 4.0, 5.0)
     assert box(second) == ("index_3", 20.0, 10.0, 10.0, 2.0)
     assert second.mask is not None
     assert (pixels_of(second.mask) == (classes() == 3)).all()
+    assert ignored.crowd
+    assert ignored.mask is not None
+    assert (pixels_of(ignored.mask) == (classes() == 255)).all()
 
 
 @pytest.mark.parametrize("first", ["", "background\n", "_Background_\n"])
@@ -75,7 +78,7 @@ def test_lines_name_classes_from_1_on(tmp_path: Path, first: str) -> None:
     write_image(tmp_path / "images/1.png")
     write(tmp_path / "masks/1.png", encode(classes()))
     write(tmp_path / "classes.txt", f"{first}road\ncar\nsky\n")
-    assert [one.label for one in read_one(tmp_path)] == ["road", "sky"]
+    assert [one.label for one in read_one(tmp_path) if not one.crowd] == ["road", "sky"]
 
 
 def test_a_class_beyond_the_list_is_counted(tmp_path: Path) -> None:
