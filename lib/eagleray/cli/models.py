@@ -265,6 +265,7 @@ def list_architectures(
 ) -> None:
     """List the architectures that can be trained."""
     from eagleray.models.architectures import architecture_names
+    from eagleray.models.compositions import composition_prefixes
 
     with command_errors():
         console = Console(json_output=json_output)
@@ -276,6 +277,8 @@ def list_architectures(
             return
         for name in names:
             console.say(name)
+        prefixes = ", ".join(f"{prefix}/" for prefix in composition_prefixes())
+        console.note(f"Networks that say where things are: {prefixes} before a convolutional one.")
 
 
 def _version_facts(registry: Registry, versions: Sequence[ModelVersion]) -> list[dict[str, object]]:

@@ -17,7 +17,13 @@ from eagleray.core.extensions import Extensions
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Composition", "backbone_of", "find_composition", "register_composition"]
+__all__ = [
+    "Composition",
+    "backbone_of",
+    "composition_prefixes",
+    "find_composition",
+    "register_composition",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,11 @@ _COMPOSITIONS: Extensions[Composition] = Extensions("composition")
 def register_composition(composition: Composition) -> None:
     """Make a composition known by its prefix."""
     _COMPOSITIONS.register(composition.prefix, composition)
+
+
+def composition_prefixes() -> tuple[str, ...]:
+    """Return the prefixes of all compositions."""
+    return _COMPOSITIONS.names()
 
 
 def find_composition(name: str) -> Composition | None:
