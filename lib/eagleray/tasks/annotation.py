@@ -11,6 +11,7 @@ a crowd, COCO's `iscrowd`, stands for many objects that are not told apart.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -28,7 +29,14 @@ from eagleray.core.errors import InputError
 from eagleray.core.validation import first_validation_error
 from eagleray.tasks.run_lengths import decode_runs
 
-__all__ = ["MAX_OBJECTS", "Annotation", "Mask", "TrueObject", "parse_annotation"]
+__all__ = [
+    "MAX_OBJECTS",
+    "Annotation",
+    "Mask",
+    "TrueObject",
+    "labels_of_objects",
+    "parse_annotation",
+]
 
 MAX_OBJECTS = 10_000
 """Largest number of labelled objects of one image."""
@@ -137,3 +145,25 @@ def parse_annotation(text: str) -> Annotation:
             'list of objects, as in {"width": 640, "height": 480, "objects": [{"label": "cell", '
             '"x": 10, "y": 20, "width": 30, "height": 40}]}, or a label format such as COCO.'
         ) from None
+
+
+def labels_of_objects(texts: Sequence[str], uris: Sequence[str] = ()) -> set[str]:
+    """Return the labels of all objects in annotations.
+
+    Args:
+        texts: The annotations in their JSON form.
+        uris: Locations of the images, to name the one at fault.
+
+    Raises:
+        InputError: If a text is no annotation, or there are no objects at all.
+    """
+    found: set[str] = set()
+    for place, text in enumerate(texts):
+        try:
+            found.update(parse_annotation(text).labels)
+        except InputError as error:
+            where = f" of {uris[place]}" if uris else ""
+            raise InputError(f"The label{where} cannot be used: {error}") from None
+    if not found:
+        raise InputError("No image has an object: there is nothing to learn.")
+    return found

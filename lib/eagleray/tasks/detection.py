@@ -15,7 +15,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.limits import MAX_LABELS
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
-from eagleray.tasks.annotation import parse_annotation
+from eagleray.tasks.annotation import labels_of_objects, parse_annotation
 from eagleray.tasks.base import (
     Floats,
     ImageLosses,
@@ -137,16 +137,7 @@ class Detection(Task):
         Raises:
             InputError: If a text says no objects, or there are none at all.
         """
-        found: set[str] = set()
-        for place, text in enumerate(texts):
-            try:
-                found.update(parse_annotation(text).labels)
-            except InputError as error:
-                where = f" of {uris[place]}" if uris else ""
-                raise InputError(f"The label{where} cannot be used: {error}") from None
-        if not found:
-            raise InputError("No image has an object: there is nothing to learn.")
-        return cls(labels=tuple(sorted(found)))
+        return cls(labels=tuple(sorted(labels_of_objects(texts, uris))))
 
     @classmethod
     def labels_in(cls, text: str) -> tuple[str, ...]:

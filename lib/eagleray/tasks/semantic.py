@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
-from eagleray.tasks.annotation import parse_annotation
+from eagleray.tasks.annotation import labels_of_objects, parse_annotation
 from eagleray.tasks.base import (
     ImageLosses,
     LossOptions,
@@ -121,14 +121,7 @@ class Semantic(Task):
         Raises:
             InputError: If a text says no objects, or there are none at all.
         """
-        found: set[str] = set()
-        for place, text in enumerate(texts):
-            try:
-                found.update(parse_annotation(text).labels)
-            except InputError as error:
-                where = f" of {uris[place]}" if uris else ""
-                raise InputError(f"The label{where} cannot be used: {error}") from None
-        found.discard(BACKGROUND)
+        found = labels_of_objects(texts, uris) - {BACKGROUND}
         if not found:
             raise InputError("No image has an object: there is nothing to learn.")
         if len(found) >= _MAX_LABELS:
