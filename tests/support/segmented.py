@@ -13,25 +13,25 @@ from PIL import Image
 from torch import nn
 
 from eagleray.data.annotations.masks import box_of, mask_of_pixels
-from eagleray.models.architectures import Architecture, register_architecture
 from eagleray.tasks.annotation import Annotation, TrueObject
 from tests.support.training import small_spec
 
-PLAIN = "unet/plain_stages"
-"""A U-Net on three convolutions, whose loss does not depend on what shares a batch."""
+PLAIN = "unet/tests.support.segmented:PlainStages"
+"""A U-Net on three convolutions, whose loss does not depend on what shares a batch; its module must
+be an extension."""
 
 
-def _plain_stages(architecture: Architecture) -> nn.Module:
-    stages: list[nn.Module] = []
-    channels = architecture.in_channels
-    for width in (16, 24, 32):
-        stages += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU()]
-        channels = width
-    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*stages, *pooled, nn.Linear(channels, architecture.num_outputs))
+class PlainStages(nn.Sequential):
+    """A classifier of three convolutions."""
 
-
-register_architecture("plain_stages", _plain_stages, size=32)
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+        stages: list[nn.Module] = []
+        channels = in_channels
+        for width in (16, 24, 32):
+            stages += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU()]
+            channels = width
+        pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        super().__init__(*stages, *pooled, nn.Linear(channels, num_classes))
 
 
 def annotation_of(

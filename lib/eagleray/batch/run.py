@@ -218,7 +218,9 @@ def _in_order(pending: Shards, worker_pool: WorkerPool) -> Shards:
 def _collect(job: Job) -> ReportCollector:
     """Read the committed results of a job again."""
     collector = ReportCollector()
-    for rows in read_results(job.layout.location, columns=list(REPORT_COLUMNS)):
+    known = job.result_schema.names
+    columns = [name for name in REPORT_COLUMNS if name in known]
+    for rows in read_results(job.layout.location, columns=columns):
         collector.add(rows)
     return collector
 

@@ -25,6 +25,7 @@ from eagleray.imaging.tiff import describe_tiff, tiff_layout, with_black_as_zero
 __all__ = ["DecodedImage", "check_header", "decode"]
 
 Pixels = npt.NDArray[np.uint8]
+_Box = tuple[float, float, float, float]
 
 _PILLOW_FILTERS = {
     "pillow_nearest": Image.Resampling.NEAREST,
@@ -65,7 +66,8 @@ def decode(data: bytes, contract: ImageContract) -> DecodedImage:
     header = check_header(data, contract)
     try:
         upright, width, height = _decode_upright(data, header, contract)
-        pixels = _crop(_resize(upright, width, height, contract), contract)
+        box = _covered_box(upright, header) if isinstance(contract.resize, Letterbox) else None
+        pixels = _crop(_resize(upright, width, height, contract, box), contract)
     except BadImageError:
         raise
     except MemoryError as error:
@@ -287,8 +289,35 @@ def _as_8_bits(image: Image.Image, bits: int, contract: ImageContract) -> Image.
 # --- resize and crop -------------------------------------------------------------------------
 
 
+def _covered_box(image: Pixels | Image.Image, header: Header) -> _Box | None:
+    """Return the box of a decoded JPEG that the original covers; None if it covers all of it.
+
+    An image that is decoded at k eighths has a last column and row of which a part lies beyond the
+    original. They are the first ones after some orientations.
+    """
+    if isinstance(image, Image.Image):
+        return None
+    rows, columns = image.shape[:2]
+    turned, orientation = header.orientation >= 5, header.orientation
+    full = (header.height, header.width) if turned else (header.width, header.height)
+    for eighths in range(1, 8):
+        if all(
+            -(-side * eighths // 8) == found
+            for side, found in zip(full, (columns, rows), strict=True)
+        ):
+            across, down = (side * eighths / 8 for side in full)
+            left = columns - across if orientation in (2, 3, 6, 7) else 0.0
+            top = rows - down if orientation in (3, 4, 7, 8) else 0.0
+            return left, top, left + across, top + down
+    return None
+
+
 def _resize(
-    image: Pixels | Image.Image, width: int, height: int, contract: ImageContract
+    image: Pixels | Image.Image,
+    width: int,
+    height: int,
+    contract: ImageContract,
+    box: _Box | None = None,
 ) -> Pixels:
     target_height, target_width = resized_size(contract, width, height)
     if target_width * target_height > contract.max_pixels:  # a thin strip is upscaled
@@ -299,9 +328,9 @@ def _resize(
         )
     if contract.resampler in _PILLOW_FILTERS:
         picture = image if isinstance(image, Image.Image) else _to_pillow(image)
-        if picture.size != (target_width, target_height):
+        if picture.size != (target_width, target_height) or box is not None:
             picture = picture.resize(
-                (target_width, target_height), _PILLOW_FILTERS[contract.resampler]
+                (target_width, target_height), _PILLOW_FILTERS[contract.resampler], box=box
             )
         pixels = np.asarray(picture)
     else:

@@ -44,7 +44,7 @@ NAN = float("nan")
 def collected(*tables: pa.Table) -> ReportCollector:
     collector = ReportCollector()
     for table in tables:
-        collector.add(table.select(REPORT_COLUMNS))
+        collector.add(table.select([one for one in REPORT_COLUMNS if one in table.column_names]))
     return collector
 
 

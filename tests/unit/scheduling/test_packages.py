@@ -46,7 +46,7 @@ def job(name: str, unpacked: Path, logs: str) -> JobRow:
 
 def stored() -> list[bytes]:
     memory = fsspec.filesystem("memory")
-    return [bytes(memory.cat_file(one)) for one in memory.find("/")]
+    return [bytes(memory.cat_file(one)) for one in memory.find(ROOT.removeprefix("memory://"))]
 
 
 def test_inputs_are_stored_once_and_make_the_same_archive_again(unpacked: Path) -> None:

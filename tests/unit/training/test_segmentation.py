@@ -25,6 +25,12 @@ from tests.support.training import plan_for, train_in_process
 
 pytestmark = pytest.mark.numerical
 
+
+@pytest.fixture(autouse=True)
+def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", "tests.support.segmented")
+
+
 OWN = "tests.support.own_code"
 RICH: dict[str, Any] = {
     "random_resized_crop": 0.5,
@@ -154,7 +160,7 @@ def test_a_classifier_is_refused_before_the_run(disks: Path, tmp_path: Path) -> 
 def test_a_loss_of_ones_own_gets_logits_and_maps_of_pixels(
     disks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EAGLERAY_EXTENSIONS", OWN)
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", f"{OWN},tests.support.segmented")
     make_plan(disk_spec(disks, loss=f"{OWN}:pixel_error"), Settings(home=tmp_path))
     with pytest.raises(
         InputError, match=r"fails on logits \(2, 3, 32, 32\) and targets torch.uint8"
