@@ -20,7 +20,11 @@ from typing import Any
 import pyarrow as pa
 
 from eagleray.core.errors import InputError
-from eagleray.data.annotations.reading import LABEL_FORMATS, read_annotations
+from eagleray.data.annotations.reading import (
+    LABEL_FORMATS,
+    read_annotations,
+    recognise_format,
+)
 from eagleray.data.class_folders import read_class_folders
 from eagleray.data.label_columns import LabelColumns
 from eagleray.data.label_format import MAX_INVALID
@@ -42,6 +46,7 @@ __all__ = [
 
 _MIN_PER_CLASS = 3  # one each for training, validation and test
 _REQUESTS = 32
+_IMAGE_FOLDERS = frozenset({"images", "jpegimages"})  # of label formats
 _NUM_OURS = len(LISTING_SCHEMA)
 _ANY = storage.PathPolicy()
 
@@ -221,6 +226,21 @@ def read_objects(
     )
 
 
+def _refuse_objects(location: str, labels: Sequence[str], policy: storage.PathPolicy) -> None:
+    """Refuse a folder in a label format, whose folder of images would be a class.
+
+    Raises:
+        InputError: If it is one.
+    """
+    if {label.casefold() for label in labels} <= _IMAGE_FOLDERS:
+        known = recognise_format(location, policy)
+        if known is not None:
+            raise InputError(
+                f"{location} has labels of objects ({known}); name the task that reads them, such "
+                "as --task detection or --task semantic."
+            )
+
+
 def _is_table(location: str, uri_column: str | None, policy: storage.PathPolicy) -> bool:
     return open_inputs(InputSpec((location,), uri_column, policy, unpack=False)).root is None
 
@@ -244,6 +264,7 @@ def _read_texts(
     ours, user = rows.select(range(_NUM_OURS)), rows.select(range(_NUM_OURS, rows.num_columns))
     if listing.root is not None:
         found = read_class_folders(location, listing.root, ours)
+        _refuse_objects(location, found.labels, policy)
     else:
         uris = ours.column("uri").to_pylist()
         columns = LabelColumns(location, uris, user, listing.byte_columns, task)

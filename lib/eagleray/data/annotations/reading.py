@@ -18,7 +18,7 @@ from eagleray.io import storage
 from eagleray.io.storage import PathPolicy
 from eagleray.sources.path_policy import require_readable
 
-__all__ = ["LABEL_FORMATS", "ReadAnnotations", "read_annotations"]
+__all__ = ["LABEL_FORMATS", "ReadAnnotations", "read_annotations", "recognise_format"]
 
 _Find = Callable[[Folder], Callable[[AnnotationFaults], list[AnnotatedImage]] | None]
 
@@ -83,6 +83,16 @@ def read_annotations(
     splits = _splits(location, [image.group for image in images])
     notes = (_note_of_content(location, name, images), *_notes_of_splits(splits), *faults.notes())
     return ReadAnnotations(images, splits, notes)
+
+
+def recognise_format(location: str, policy: PathPolicy) -> str | None:
+    """Return the name of the label format of a folder; None for a folder without one.
+
+    Raises:
+        InputError: If it has labels in two formats.
+    """
+    found = _find_in_folder(list_folder(location, policy))
+    return None if found is None else found[0]
 
 
 def _find_json(

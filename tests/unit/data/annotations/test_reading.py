@@ -124,3 +124,18 @@ def test_object_stores_are_read() -> None:
         assert len(read_one("memory://labelled")) == 2
     finally:
         memory.rm("/labelled", recursive=True)
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_task_of_whole_images_names_the_tasks_that_read_objects(
+    tmp_path: Path, split: str
+) -> None:
+    write_image(tmp_path / f"{split}images/1.jpg")
+    write(tmp_path / f"{split}annotations/1.xml", voc(voc_object("cell", 1, 2, 4, 6)))
+    with pytest.raises(InputError, match=r"labels of objects \(Pascal VOC\); name the task"):
+        read_labelled(str(tmp_path), task="multiclass")
+
+
+def test_a_class_may_be_named_images(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/1.jpg")
+    assert read_labelled(str(tmp_path)).labels == ("images",)
