@@ -38,11 +38,6 @@ def test_tasks_of_objects_read_label_formats(tmp_path: Path, objects_task: str) 
     assert images.notes == (f"{tmp_path} is read as Pascal VOC: 1 image with 1 object of 1 class.",)
 
 
-def test_other_tasks_read_folders_as_classes(tmp_path: Path) -> None:
-    make_voc(tmp_path)
-    assert read_labelled(str(tmp_path), task="multiclass").labels == ("images",)
-
-
 def test_a_table_has_the_json_already(tmp_path: Path, objects_task: str) -> None:
     table = tmp_path / "labels.jsonl"
     write(table, json.dumps({"path": "1.png", "label": TEXT}))
