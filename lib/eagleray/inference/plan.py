@@ -75,14 +75,24 @@ class ExecutionPlan:
         return torch.bfloat16 if self.precision == "bfloat16" else None
 
 
+_WITHOUT_BFLOAT16 = frozenset(
+    ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+)
+"""Instruction sets of oneDNN without products of bfloat16."""
+
+
 def has_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 in hardware; emulation is slower than float32.
 
-    On a CPU bfloat16 may be slower even in hardware, which `inference.choice` measures.
+    On a CPU bfloat16 may be slower even in hardware, which `inference.choice` measures. A CPU that
+    oneDNN is told to use like an older one (`ONEDNN_MAX_CPU_ISA`) has what that one has: kernels of
+    bfloat16 crash there.
     """
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device != "cpu":
+        return False
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BFLOAT16:
         return False
     capabilities = _cpu_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

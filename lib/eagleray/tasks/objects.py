@@ -237,8 +237,9 @@ def object_difference(rows: npt.NDArray[Any], expected: npt.NDArray[Any]) -> flo
 
     Each object is compared with the one of the other side that has its label and overlaps it most:
     it differs by 1 - IoU, or by the difference of the scores if that is larger, and by 1 if there
-    is none. The result is the mean over the objects of both sides, weighted by their scores. The
-    largest difference would say little: of two boxes that overlap, rounding may choose the other.
+    is none. The result is the sum of these differences, weighted by the squares of the scores, over
+    the sum of the scores of both sides. The largest difference would say little: of two boxes that
+    overlap, rounding may choose the other, and doubtful objects come and go with it.
 
     Args:
         rows: Detections (M, 6).
@@ -248,10 +249,10 @@ def object_difference(rows: npt.NDArray[Any], expected: npt.NDArray[Any]) -> flo
         return float("nan")
     sides = [side[side[:, 4] > 0] for side in (rows, expected)]
     differences = [_differences(*pair) for pair in (sides, sides[::-1])]
-    weights = np.concatenate([side[:, 4] for side in sides])
-    if not len(weights):
+    scores = np.concatenate([side[:, 4] for side in sides])
+    if not len(scores):
         return 0.0
-    return float(np.average(np.concatenate(differences), weights=weights))
+    return float((np.concatenate(differences) * scores**2).sum() / scores.sum())
 
 
 def _differences(rows: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

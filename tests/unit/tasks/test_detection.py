@@ -107,7 +107,7 @@ def test_versions_answer_alike_with_as_many_objects_of_each_label() -> None:
 
 def test_differences_are_of_objects_in_whatever_shape() -> None:
     one, other = outputs_of(CAT, DOG), outputs_of(CAT)
-    expected = 0.35 / (0.9 + 0.9 + 0.35)
+    expected = 0.35**2 / (0.9 + 0.9 + 0.35)
     assert TASK.max_difference(
         torch.stack([one, one]).numpy(), torch.stack([one, other]).numpy()
     ) == pytest.approx(expected)

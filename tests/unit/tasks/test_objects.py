@@ -219,11 +219,11 @@ CAT, DOG = (0.0, 0, 10, 10, 0.8, 0), (50.0, 50, 60, 60, 0.4, 1)
     ("found", "expected"),
     [
         ((CAT, DOG), 0.0),
-        (((0, 0, 10, 10, 0.7, 0), DOG), (0.1 * 0.7 + 0.1 * 0.8) / (0.7 + 0.8 + 0.4 * 2)),
-        (((0, 0, 10, 5, 0.8, 0), DOG), 0.5 * 1.6 / 2.4),
-        ((CAT,), 0.4 / 2.0),  # the dog is missing
-        (((0, 0, 10, 10, 0.8, 1), DOG), 1.6 / 2.4),  # another label
-        ((), 1.0),
+        (((0, 0, 10, 10, 0.7, 0), DOG), 0.1 * (0.49 + 0.64) / (0.7 + 0.8 + 0.4 * 2)),
+        (((0, 0, 10, 5, 0.8, 0), DOG), 0.5 * 2 * 0.64 / 2.4),
+        ((CAT,), 0.16 / 2.0),  # the dog is missing, of which the other side was not sure
+        (((0, 0, 10, 10, 0.8, 1), DOG), 2 * 0.64 / 2.4),  # another label
+        ((), (0.64 + 0.16) / 1.2),
     ],
 )
 def test_how_far_objects_are_from_those_expected(
@@ -231,6 +231,14 @@ def test_how_far_objects_are_from_those_expected(
 ) -> None:
     assert object_difference(rows_of(*found), rows_of(CAT, DOG)) == pytest.approx(expected)
     assert object_difference(rows_of(CAT, DOG), rows_of(*found)) == pytest.approx(expected)
+
+
+def test_doubtful_objects_that_come_and_go_are_a_small_difference() -> None:
+    some, others = (
+        np.array([[20.0 * place, 0, 20 * place + 10, 10, 0.06, 0] for place in range(*numbers)])
+        for numbers in ((0, 50), (40, 90))
+    )
+    assert object_difference(some, others) < 0.06
 
 
 def test_no_objects_do_not_differ_and_nan_is_said() -> None:
