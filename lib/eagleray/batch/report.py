@@ -40,7 +40,7 @@ __all__ = [
 
 REPORT_COLUMNS = (
     *("row", "uri", "status", "reason", "message"),
-    *("label", "score", "labels", "value", "objects"),
+    *("label", "score", "labels", "value", "objects", "exceeds"),
 )
 """Columns of the result table that a report uses, as far as the task has them."""
 
@@ -107,6 +107,7 @@ class ReportCollector:
     score_counts: list[int] = field(default_factory=lambda: [0] * _SCORE_BINS)
     values: list[float] = field(default_factory=list)
     counts_objects: bool = False
+    exceeded: Counter[str] = field(default_factory=Counter)
     _class_examples: dict[str, list[_Example]] = field(default_factory=dict)
     _reason_examples: dict[str, list[_Example]] = field(default_factory=dict)
     _least_confident: list[tuple[float, int, _Example]] = field(default_factory=list)
@@ -130,6 +131,9 @@ class ReportCollector:
     def _add_objects(self, rows: pa.Table) -> None:
         """Count objects, and keep the first few images with each label."""
         self.counts_objects = True
+        if "exceeds" in rows.column_names:
+            for limits in rows.column("exceeds").to_pylist():
+                self.exceeded.update(limits)
         uris = rows.column("uri").to_pylist()
         for uri, objects in zip(uris, rows.column("objects").to_pylist(), strict=True):
             self._add_scores(np.array([one["score"] for one in objects], np.float32))
@@ -214,7 +218,9 @@ def draw_plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> 
                 edges,
                 collector.score_counts,
                 title="Confidence",
-                label="probability of the predicted label",
+                label="score of an object"
+                if collector.counts_objects
+                else "probability of the predicted label",
             )
         )
     if collector.values:
@@ -294,6 +300,7 @@ def render_report(
             for label, count in common[:_MAX_CLASSES_SHOWN]
         ],
         has_boxes=collector.counts_objects,
+        exceeded=collector.exceeded.most_common(),
         num_more_classes=max(0, len(common) - _MAX_CLASSES_SHOWN),
         plan=plan,
     )

@@ -46,7 +46,9 @@ __all__ = [
 
 _MIN_PER_CLASS = 3  # one each for training, validation and test
 _REQUESTS = 32
-_IMAGE_FOLDERS = frozenset({"images", "jpegimages"})  # of label formats
+_FORMAT_FOLDERS = frozenset(
+    ("images", "jpegimages", "labels", "annotations", "masks", "instances")
+)  # which label formats have
 _NUM_OURS = len(LISTING_SCHEMA)
 _ANY = storage.PathPolicy()
 
@@ -226,19 +228,18 @@ def read_objects(
     )
 
 
-def _refuse_objects(location: str, labels: Sequence[str], policy: storage.PathPolicy) -> None:
-    """Refuse a folder in a label format, whose folder of images would be a class.
+def _refuse_objects(location: str, policy: storage.PathPolicy) -> None:
+    """Refuse a folder in a label format, whose folders of images and labels would be classes.
 
     Raises:
         InputError: If it is one.
     """
-    if {label.casefold() for label in labels} <= _IMAGE_FOLDERS:
-        known = recognise_format(location, policy)
-        if known is not None:
-            raise InputError(
-                f"{location} has labels of objects ({known}); name the task that reads them, such "
-                "as --task detection or --task semantic."
-            )
+    known = recognise_format(location, policy) if storage.is_folder(location) else None
+    if known is not None:
+        raise InputError(
+            f"{location} has labels of objects ({known}); name the task that reads them, such as "
+            "--task detection or --task semantic."
+        )
 
 
 def _is_table(location: str, uri_column: str | None, policy: storage.PathPolicy) -> bool:
@@ -263,8 +264,13 @@ def _read_texts(
     rows = pa.concat_tables(listing.tables)
     ours, user = rows.select(range(_NUM_OURS)), rows.select(range(_NUM_OURS, rows.num_columns))
     if listing.root is not None:
-        found = read_class_folders(location, listing.root, ours)
-        _refuse_objects(location, found.labels, policy)
+        try:
+            found = read_class_folders(location, listing.root, ours)
+        except InputError:
+            _refuse_objects(location, policy)
+            raise
+        if {label.casefold() for label in found.labels} <= _FORMAT_FOLDERS:
+            _refuse_objects(location, policy)
     else:
         uris = ours.column("uri").to_pylist()
         columns = LabelColumns(location, uris, user, listing.byte_columns, task)

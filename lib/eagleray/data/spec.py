@@ -23,7 +23,10 @@ class LabelledFields(Spec):
     """Labelled images: where they are, and which columns of a table say what."""
 
     data: str = spec_field(
-        ..., DATA, "Folder with one subfolder per class, or a table of images.", names=Names.INPUT
+        ...,
+        DATA,
+        "Folder with one subfolder per class, a table, or a label format such as COCO.",
+        names=Names.INPUT,
     )
     column: str | None = spec_field(None, DATA, "Column of the image locations.")
     label_column: str | None = spec_field(None, DATA, "Column of the labels.")
@@ -44,7 +47,8 @@ class SplitFields(LabelledFields):
     task: TaskName = spec_field(
         "multiclass",
         DATA,
-        "Prediction task: binary, multiclass, multilabel, regression, or one of an extension.",
+        "Prediction task: binary, multiclass, multilabel, regression, detection, semantic, or "
+        "one of an extension.",
     )
     group_column: str | None = spec_field(
         None, DATA, "Column whose equal values stay in one split, such as near-duplicates."

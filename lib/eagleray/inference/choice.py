@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import math
 import os
 import statistics
@@ -43,6 +44,8 @@ __all__ = [
     "require_engine",
     "require_precision_here",
 ]
+
+log = logging.getLogger(__name__)
 
 AUTO = "auto"
 
@@ -390,14 +393,18 @@ def _prepare(
 
 
 def _time(runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock) -> dict[str, float]:
-    """Return the median seconds of a pass of each."""
+    """Return the median seconds of a pass of each; those that fail are left out.
+
+    Raises:
+        InputError: If all of them fail.
+    """
     begun = clock()
     times: dict[str, list[float]] = {}
     with torch.inference_mode():
         # The first passes also prepare kernels, and show who is out of the question.
-        first = {name: _seconds(run, inputs, clock) for name, run in runs.items()}
+        first = _first_passes(runs, inputs, clock)
         limit = max(_MAX_SECONDS, _HOPELESS_RATIO * min(first.values()))
-        racing = {name: run for name, run in runs.items() if first[name] < limit}
+        racing = {name: runs[name] for name, seconds in first.items() if seconds < limit}
         times = {name: [] for name in racing}
         for _ in range(_MAX_ROUNDS):
             for name, run in racing.items():
@@ -405,6 +412,26 @@ def _time(runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock) 
             if clock() - begun > _MAX_SECONDS:
                 break
     return first | {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _first_passes(
+    runs: dict[str, Run], inputs: tuple[torch.Tensor, ...], clock: Clock
+) -> dict[str, float]:
+    """Return the seconds of the first pass of each that can run here.
+
+    An engine may find out in a pass that it has no kernel for this CPU.
+    """
+    found = {}
+    fault: RuntimeError | None = None
+    for name, run in runs.items():
+        try:
+            found[name] = _seconds(run, inputs, clock)
+        except RuntimeError as error:
+            log.warning("%s cannot run the network here (%s)", name, str(error).split("\n", 1)[0])
+            fault = error
+    if fault is not None and not found:
+        raise InputError(f"No engine can run the network on this machine ({fault}).") from fault
+    return found
 
 
 def _seconds(run: Run, inputs: tuple[torch.Tensor, ...], clock: Clock) -> float:

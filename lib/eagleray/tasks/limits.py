@@ -17,6 +17,7 @@ from eagleray.tasks.outcome import Prediction
 __all__ = ["CountLimit", "LimitText", "exceeded_limits", "require_limits"]
 
 _FORM = re.compile(r"\s*(.+?)\s*(>=|<=|>|<)\s*(\d{1,9})\s*")
+_MAX_SHOWN = 20
 _COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
@@ -43,7 +44,9 @@ class CountLimit:
         """
         found = _FORM.fullmatch(text)
         if found is None:
-            raise ValueError(f"{text!r} is not a limit such as person>10 or helmet<1")
+            raise ValueError(
+                f"{text!r} is not a limit such as person>10 or helmet<1, with a whole number from 0"
+            )
         return cls(found[1], found[2], int(found[3]))
 
     def __str__(self) -> str:
@@ -82,7 +85,10 @@ def require_limits(texts: Sequence[str], task: Task, *, where: str) -> tuple[Cou
                 "model; leave it out."
             )
         if limit.label not in task.labels:
-            raise UnknownNameError("label", limit.label, task.labels, where=where)
+            labels = ", ".join(task.labels[:_MAX_SHOWN])
+            raise UnknownNameError(
+                "label", limit.label, task.labels, where=where, hint=f"The model has {labels}."
+            )
     return limits
 
 

@@ -314,12 +314,12 @@ def plan_network(
             teacher = find_teacher(spec.teacher, settings)
     name = _architecture_name(spec, parent, task)
     contract = _contract(spec, name, parent)
-    _require_whole_image(spec, task, contract)
     attributes = _fit_attributes(spec, split, parent or teacher)
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
-    with spec.naming("contract" if spec.image_size is None else "image_size"):
+    with spec.naming(_field_at_fault(spec, task)):
         check_fits(architecture, *contract.size, task=task)
+    _require_whole_image(spec, task, contract)
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
     pruned = None
@@ -409,6 +409,13 @@ def _contract(spec: TrainSpec, name: str, parent: ModelPackage | None) -> ImageC
         return contract
     of_parent = parent.contract.model_dump(include={"mean", "std", "color", "value_range"})
     return ImageContract.model_validate({**contract.model_dump(), **of_parent})
+
+
+def _field_at_fault(spec: TrainSpec, task: Task) -> str:
+    """Return the field that decides whether a network fits its images and its task."""
+    if task.label_kind == "objects":
+        return "architecture"
+    return "contract" if spec.image_size is None else "image_size"
 
 
 def _require_whole_image(spec: TrainSpec, task: Task, contract: ImageContract) -> None:

@@ -62,7 +62,10 @@ class TrainSpec(ReadFields):
     """A training run; each field is described beside it."""
 
     data: str = spec_field(
-        ..., DATA, "Folder with one subfolder per class, or a table of images.", names=Names.INPUT
+        ...,
+        DATA,
+        "Folder with one subfolder per class, a table, or a label format such as COCO.",
+        names=Names.INPUT,
     )
     task: TaskName = spec_field(
         "multiclass",
