@@ -379,9 +379,13 @@ class Predictor:
         """
         check = self.check_golden()
         if not check.healthy:
+            remedy = (
+                "do not use it on this machine"
+                if self.plan.precision == "float32"
+                else f"it may pass in float32 instead of {self.plan.precision}"
+            )
             raise PackageError(
                 f"Model {self.package.manifest.name!r} fails its golden images: an output differs "
-                f"by {check.max_difference:.3g}, {check.tolerance:.3g} is allowed; do not use "
-                "it on this machine."
+                f"by {check.max_difference:.3g}, {check.tolerance:.3g} is allowed; {remedy}."
             )
         return check
