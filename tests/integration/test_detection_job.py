@@ -17,6 +17,7 @@ from eagleray.cli.console import Console
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings, read_settings
 from eagleray.inference.predictor import Predictor
+from eagleray.models.package import write_package
 from eagleray.registry.references import load_model
 from eagleray.tasks import Outcome
 from eagleray.tasks.detection import ObjectsPrediction
@@ -73,28 +74,42 @@ def test_two_workers_train_a_detector_as_one_does_and_it_finds_objects(
     package = load_model("shapes@production").package
     assert Predictor(package, engine="eager").require_healthy().num_images == 4
 
+
+def test_a_batch_has_the_objects_that_the_predictor_finds(cluster: Cluster, tmp_path: Path) -> None:
+    package = detector_package()
+    write_package(package, str(tmp_path / "model"))
+    write_shapes(tmp_path / "shapes", 12)
     request = PredictSpec(
-        inputs=(str(tmp_path / "shapes"),),
-        model="shapes@production",
+        inputs=(str(tmp_path / "shapes/*.png"),),
+        model=str(tmp_path / "model"),
         output=str(tmp_path / "found"),
-        limit=("square>1",),
+        limit=("disc>3", "square<1000"),
+        engine="eager",
+        precision="float32",
     )
-    images = tmp_path / "images"
-    images.mkdir()
-    for index in range(12):
-        (images / f"{index:03d}.png").symlink_to(tmp_path / "shapes" / f"{index:03d}.png")
-    request = request.model_copy(update={"inputs": (str(images),)})
     run_batch(open_predict(request, read_settings(), QUIET), lambda: cluster, QUIET)
     (file,) = (tmp_path / "found").glob("*.parquet")
     rows = pq.read_table(file).to_pylist()
     assert len(rows) == 12
-    for row in rows:
+    paths = [Path(row["uri"]) for row in rows]
+    outcomes = Predictor(package, engine="eager", precision="float32").predict(paths)
+    for row, outcome in zip(rows, outcomes, strict=True):
+        wanted = outcome.prediction
+        assert isinstance(wanted, ObjectsPrediction)
+        assert [one["label"] for one in row["objects"]] == [one.label for one in wanted.objects]
+        for name in ("score", "x", "y", "width", "height"):
+            assert [one[name] for one in row["objects"]] == pytest.approx(
+                [getattr(one, name) for one in wanted.objects], abs=1e-2
+            )
         assert row["count"] == len(row["objects"]) == row["count_disc"] + row["count_square"]
-        assert row["exceeds"] == (["square>1"] if row["count_square"] > 1 else [])
+        exceeded = ["disc>3"] if row["count_disc"] > 3 else []
+        assert row["exceeds"] == [*exceeded, "square<1000"]
         for one in row["objects"]:
             assert 0 <= one["x"] <= one["x"] + one["width"] <= 96 + 1e-3
             assert 0 <= one["y"] <= one["y"] + one["height"] <= 64 + 1e-3
-    assert (tmp_path / "found" / "report.html").read_text().count("<figure") > 0
+    page = (tmp_path / "found/_eagleray/report.html").read_text()
+    assert "<figure" in page
+    assert '<td><code>square&lt;1000</code></td><td class="number">12</td>' in page
 
 
 def test_the_service_finds_the_objects_that_the_predictor_finds(tmp_path: Path) -> None:
