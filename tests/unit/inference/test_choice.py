@@ -250,6 +250,7 @@ def test_an_engine_that_runs_no_quantized_models_is_refused_before_a_job() -> No
 def test_bfloat16_of_openvino_is_refused_where_the_cpu_has_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr("eagleray.inference.plan._cpu_capabilities", lambda: {"avx2": True})
     for engine, precision in (("openvino", "float32"), ("openvino", "auto"), ("eager", "bfloat16")):
         require_precision_here(engine, precision)  # type: ignore[arg-type]
@@ -257,6 +258,9 @@ def test_bfloat16_of_openvino_is_refused_where_the_cpu_has_none(
         require_precision_here("openvino", "bfloat16")
     monkeypatch.setattr("eagleray.inference.plan._cpu_capabilities", lambda: {"amx_bf16": True})
     require_precision_here("openvino", "bfloat16")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # it is to be used like one without
+    with pytest.raises(InputError, match="CPU has no bfloat16"):
+        require_precision_here("openvino", "bfloat16")
 
 
 def test_an_engine_that_is_not_installed_is_refused_with_the_command_that_installs_it(
