@@ -90,8 +90,7 @@ def _example(rows: pa.Table, index: int) -> _Example:
 
 
 def _box(found: Mapping[str, Any]) -> Box:
-    text = f"{found['label']} {found['score']:.2f}"
-    return Box(found["x"], found["y"], found["width"], found["height"], text)
+    return Box(**{name: found[name] for name in ("x", "y", "width", "height", "label", "score")})
 
 
 def _describe(names: Sequence[str]) -> str:

@@ -92,19 +92,14 @@ def _draw_boxes(
             (box.x + box.width) * scale_x,
             (box.y + box.height) * scale_y,
         )
-        color = _TRUE_COLOR if box.is_true else colors[_kind(box)]
+        color = _TRUE_COLOR if box.is_true else colors[box.label]
         draw.rectangle(edges, outline=color, width=2)
-        if not box.is_true and box.text:
+        if not box.is_true:
             draw.text((edges[0] + 3, edges[1] + 1), box.text, fill=color, font=font)
 
 
-def _kind(box: Box) -> str:
-    """Return the label of a predicted box, whose text ends in its score."""
-    return box.text.rpartition(" ")[0]
-
-
 def _kinds(boxes: Sequence[Box]) -> list[str]:
-    return sorted({_kind(box) for box in boxes if not box.is_true})
+    return sorted({box.label for box in boxes if not box.is_true})
 
 
 def pictures_with_boxes(uris: Sequence[str], boxes: Sequence[Sequence[Box]]) -> list[str | None]:

@@ -407,7 +407,7 @@ class Detection(Task):
             true = self._true_boxes(truth)
             errors = _num_unmatched(true, boxes)
             if errors:
-                given = _describe(Counter(box.text for box in true)) or "no objects"
+                given = _describe(Counter(box.label for box in true)) or "no objects"
                 predicted = _describe(Counter(one.label for one in objects)) or "no objects"
                 mistake = Mistake(position, given, predicted, boxes=(*true, *boxes))
                 found.append((errors, mistake))
@@ -415,7 +415,7 @@ class Detection(Task):
 
     def _true_boxes(self, truth: Tensor) -> tuple[Box, ...]:
         return tuple(
-            Box(x1, y1, x2 - x1, y2 - y1, self.labels[int(index)], is_true=True)
+            Box(x1, y1, x2 - x1, y2 - y1, self.labels[int(index)])
             for x1, y1, x2, y2, index, kind in truth[1:].tolist()
             if kind == OBJECT
         )
@@ -521,9 +521,7 @@ class Detection(Task):
 
 
 def _boxes(objects: Sequence[DetectedObject]) -> tuple[Box, ...]:
-    return tuple(
-        Box(one.x, one.y, one.width, one.height, f"{one.label} {one.score:.2f}") for one in objects
-    )
+    return tuple(Box(one.x, one.y, one.width, one.height, one.label, one.score) for one in objects)
 
 
 def _num_unmatched(true: Sequence[Box], predicted: Sequence[Box]) -> int:

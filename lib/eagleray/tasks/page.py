@@ -87,16 +87,26 @@ class Box:
         y: Upper edge.
         width: Width.
         height: Height.
-        text: What is written beside it.
-        is_true: Whether it is a label; a prediction otherwise.
+        label: Label of what is in it.
+        score: Score of a prediction; None for a true object.
     """
 
     x: float
     y: float
     width: float
     height: float
-    text: str = ""
-    is_true: bool = False
+    label: str
+    score: float | None = None
+
+    @property
+    def is_true(self) -> bool:
+        """Whether it is a true object; a prediction otherwise."""
+        return self.score is None
+
+    @property
+    def text(self) -> str:
+        """What is written beside it."""
+        return self.label if self.score is None else f"{self.label} {self.score:.2f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from eagleray.tasks.page import Box, Drawing
 from tests.support.images import encode
 
 GRAY = np.full((60, 100, 3), 128, np.uint8)
-PREDICTED, TRUE = Box(10, 20, 40, 30, "cat 0.90"), Box(60, 5, 30, 50, "cat", is_true=True)
+PREDICTED, TRUE = Box(10, 20, 40, 30, "cat", 0.9), Box(60, 5, 30, 50, "cat")
 
 
 def is_gray(picture: Image.Image, x: int, y: int) -> bool:
@@ -38,7 +38,7 @@ def test_boxes_are_where_the_objects_are_and_labels_are_green() -> None:
 
 def test_boxes_shrink_with_a_picture() -> None:
     large = np.full((600, 1000, 3), 128, np.uint8)
-    picture = draw(encode(large, "PNG"), Drawing((Box(100, 200, 400, 300, "cat 0.90"),)), side=100)
+    picture = draw(encode(large, "PNG"), Drawing((Box(100, 200, 400, 300, "cat", 0.9),)), side=100)
     assert picture.size == (100, 60)
     assert not is_gray(picture, 10, 35)
     assert is_gray(picture, 5, 5)
@@ -62,7 +62,7 @@ def test_labels_have_the_same_colour_on_all_pictures(tmp_path: Path) -> None:
     path.write_bytes(encode(GRAY, "PNG"))
     (tmp_path / "broken.png").write_bytes(b"no image")
     uris = [str(path), str(path), str(tmp_path / "broken.png")]
-    dog, cat = Box(10, 20, 40, 30, "dog 0.50"), Box(10, 20, 40, 30, "cat 0.50")
+    dog, cat = Box(10, 20, 40, 30, "dog", 0.5), Box(10, 20, 40, 30, "cat", 0.5)
     one, both, broken = pictures_with_boxes(uris, [(dog,), (dog, cat), ()])
     assert broken is None
     assert one is not None
