@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
+import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from eagleray.reports.drawing import draw
+from eagleray.reports.overlays import encode_picture, picture_contract
 from eagleray.serve.http.bodies import PredictBody
 from eagleray.serve.http.parameters import ParameterError, PredictParameters
 from eagleray.serving.requests import PredictResult
+from eagleray.tasks.page import Drawing
 
 __all__ = ["PICTURE", "draw_result"]
 
@@ -39,7 +40,13 @@ async def draw_result(
             f"A response of {PICTURE} shows where something is, which a {task.name} model does not "
             "say; accept application/json."
         )
-    picture = await run_in_threadpool(draw, image, drawing, side=_SIDE)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return await run_in_threadpool(_draw, result, image, drawing)
+
+
+def _draw(result: PredictResult, image: bytes, drawing: Drawing) -> bytes:
+    loaded, outcome = result.loaded, result.outcomes[0].outcome
+    contract = picture_contract(
+        loaded.manifest.contract, outcome.width, outcome.height, max_side=_SIDE
+    )
+    picture = draw(loaded.decoding.decode_one(image, contract), drawing)
+    return encode_picture(np.asarray(picture), "PNG")

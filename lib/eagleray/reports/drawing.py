@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 
@@ -10,14 +9,16 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from eagleray.core.errors import BadImageError
-from eagleray.imaging import FORMATS, ImageContract, Letterbox, decode
-from eagleray.imaging.geometry import frame_of
+from eagleray.imaging import FORMATS, DecodedImage, Exact, ImageContract, decode
+from eagleray.imaging.upright import upright_size
 from eagleray.io.fetch import fetch_image
 from eagleray.io.read_ahead import read_ahead
+from eagleray.reports.overlays import data_uri, picture_contract
 from eagleray.tasks.page import Box, Drawing
 
 __all__ = ["draw", "pictures_with_boxes"]
 
+_ANY = ImageContract(formats=FORMATS, resize=Exact(height=1, width=1), alpha="white")
 _SIDE = 320
 _TRUE_COLOR = "#1a9850"
 _COLORS = ("#d73027", "#4575b4", "#f46d43", "#762a83", "#01665e", "#c51b7d")
@@ -25,41 +26,23 @@ _FONT_SIZE = 12
 _OPACITY = 0.5  # of the colour of a class
 
 
-def draw(data: bytes, drawing: Drawing, *, side: int, kinds: Sequence[str] = ()) -> Image.Image:
-    """Draw boxes and a mask over an image that is made smaller, but never larger.
+def draw(picture: DecodedImage, drawing: Drawing, *, kinds: Sequence[str] = ()) -> Image.Image:
+    """Draw boxes and a mask over the picture of an image.
 
     Labels are drawn in green, predictions and the classes of a mask in colours of their own.
 
     Args:
-        data: The encoded image.
+        picture: The whole image, decoded under `overlays.picture_contract`.
         drawing: What is drawn, in pixels of the upright original.
-        side: Longest side of the picture in pixels.
         kinds: Labels of boxes in the order of their colours; those of the boxes in alphabetical
             order if there are none.
-
-    Raises:
-        BadImageError: If the image cannot be decoded.
     """
-    picture, width, height = _picture_of(data, side)
+    drawn = Image.fromarray(picture.pixels.squeeze()).convert("RGB")
     if drawing.mask:
-        picture = _blend(picture, drawing.mask)
-    _draw_boxes(picture, drawing.boxes, kinds, picture.width / width, picture.height / height)
-    return picture
-
-
-def _picture_of(data: bytes, side: int) -> tuple[Image.Image, int, int]:
-    """Return a picture of an image, and the image's width and height."""
-    contract = ImageContract(
-        formats=FORMATS, resize=Letterbox(height=side, width=side), jpeg="scaled", alpha="white"
-    )
-    decoded = decode(data, contract)
-    frame = frame_of(contract, decoded.width, decoded.height)
-    left, top = -frame.left, -frame.top
-    width, height = round(decoded.width / frame.scale_x), round(decoded.height / frame.scale_y)
-    picture = Image.fromarray(decoded.pixels[top : top + height, left : left + width])
-    if max(decoded.width, decoded.height) < side:
-        picture = picture.resize((decoded.width, decoded.height))
-    return picture, decoded.width, decoded.height
+        drawn = _blend(drawn, drawing.mask)
+    scales = drawn.width / picture.width, drawn.height / picture.height
+    _draw_boxes(drawn, drawing.boxes, kinds, *scales)
+    return drawn
 
 
 def _blend(picture: Image.Image, mask: bytes) -> Image.Image:
@@ -114,10 +97,9 @@ def pictures_with_boxes(uris: Sequence[str], boxes: Sequence[Sequence[Box]]) -> 
 
 def _picture(uri: str, boxes: Sequence[Box], kinds: Sequence[str]) -> str | None:
     try:
-        data = fetch_image(uri, ImageContract(formats=FORMATS, resize=Letterbox(height=1, width=1)))
-        picture = draw(data, Drawing(boxes), side=_SIDE, kinds=kinds)
+        data = fetch_image(uri, _ANY)
+        contract = picture_contract(_ANY, *upright_size(data, _ANY), max_side=_SIDE)
+        decoded = decode(data, contract)
     except BadImageError:
         return None
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(np.asarray(draw(decoded, Drawing(boxes), kinds=kinds)))

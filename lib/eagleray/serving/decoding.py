@@ -62,6 +62,19 @@ class Decoding:
         prepare = partial(self._prepare, contract)
         return list((map if self._pool is None else self._pool.map)(prepare, images))
 
+    def decode_one(self, image: bytes | DecodedImage, contract: ImageContract) -> DecodedImage:
+        """Decode one image under a contract, unless it is decoded already.
+
+        Raises:
+            BadImageError: If it cannot be decoded.
+            JobFailedError: If no sandbox process can be started.
+        """
+        decoded = self._prepare(contract, image)
+        if isinstance(decoded, DecodedImage):
+            return decoded
+        assert decoded.failure is not None
+        raise BadImageError(decoded.failure.reason, decoded.failure.message)
+
     def _prepare(
         self, contract: ImageContract, image: bytes | DecodedImage
     ) -> DecodedImage | Outcome:

@@ -18,8 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from eagleray.core.errors import BadImageError
-from eagleray.imaging import DecodedImage, ImageContract
+from eagleray.imaging import DecodedImage
 from eagleray.inference.explain import Explainer
 from eagleray.models.attributes import Features
 from eagleray.reports.overlays import encode_picture, overlay, picture_contract
@@ -130,10 +129,10 @@ class Explanations:
         began = time.monotonic()
         contract = loaded.manifest.contract
         explainer = self._explainer_of(loaded)
-        decoded = _decode(loaded, image, contract)
+        decoded = loaded.decoding.decode_one(image, contract)
         drawn = picture_contract(contract, decoded.width, decoded.height, max_side=_MAX_SIDE)
         found = explainer.explain(decoded, label, attributes)
-        pixels = overlay(_decode(loaded, image, drawn).pixels, found.heat, found.frame)
+        pixels = overlay(loaded.decoding.decode_one(image, drawn).pixels, found.heat, found.frame)
         self._last_seconds = time.monotonic() - began
         return LabelOverlay(label, encode_picture(pixels, "PNG"))
 
@@ -152,13 +151,3 @@ class Explanations:
     def close(self) -> None:
         """End; an explanation that has begun is finished first."""
         self._thread.shutdown(cancel_futures=True)
-
-
-def _decode(
-    loaded: LoadedVersion, image: bytes | DecodedImage, contract: ImageContract
-) -> DecodedImage:
-    (decoded,) = loaded.decoding.decode_all([image], contract)
-    if isinstance(decoded, DecodedImage):
-        return decoded
-    assert decoded.failure is not None
-    raise BadImageError(decoded.failure.reason, decoded.failure.message)

@@ -11,12 +11,22 @@ import pytest
 from PIL import Image
 
 from eagleray.core.errors import BadImageError
+from eagleray.imaging import Exact, ImageContract, decode
+from eagleray.imaging.upright import upright_size
 from eagleray.reports.drawing import draw, pictures_with_boxes
+from eagleray.reports.overlays import picture_contract
 from eagleray.tasks.page import Box, Drawing
 from tests.support.images import encode
 
 GRAY = np.full((60, 100, 3), 128, np.uint8)
 PREDICTED, TRUE = Box(10, 20, 40, 30, "cat", 0.9), Box(60, 5, 30, 50, "cat")
+
+
+def picture_of(data: bytes, drawing: Drawing, *, side: int) -> Image.Image:
+    """Draw over an image that is made smaller to a side."""
+    contract = ImageContract(resize=Exact(height=1, width=1))
+    size = upright_size(data, contract)
+    return draw(decode(data, picture_contract(contract, *size, max_side=side)), drawing)
 
 
 def is_gray(picture: Image.Image, x: int, y: int) -> bool:
@@ -25,7 +35,7 @@ def is_gray(picture: Image.Image, x: int, y: int) -> bool:
 
 
 def test_boxes_are_where_the_objects_are_and_labels_are_green() -> None:
-    picture = draw(encode(GRAY, "PNG"), Drawing((PREDICTED, TRUE)), side=320)
+    picture = picture_of(encode(GRAY, "PNG"), Drawing((PREDICTED, TRUE)), side=320)
     assert picture.size == (100, 60)  # never larger
     for x, y in ((10, 35), (50, 35), (30, 20), (30, 50)):
         assert not is_gray(picture, x, y)
@@ -38,7 +48,9 @@ def test_boxes_are_where_the_objects_are_and_labels_are_green() -> None:
 
 def test_boxes_shrink_with_a_picture() -> None:
     large = np.full((600, 1000, 3), 128, np.uint8)
-    picture = draw(encode(large, "PNG"), Drawing((Box(100, 200, 400, 300, "cat", 0.9),)), side=100)
+    picture = picture_of(
+        encode(large, "PNG"), Drawing((Box(100, 200, 400, 300, "cat", 0.9),)), side=100
+    )
     assert picture.size == (100, 60)
     assert not is_gray(picture, 10, 35)
     assert is_gray(picture, 5, 5)
@@ -50,7 +62,7 @@ def test_a_mask_colours_all_classes_but_the_first() -> None:
     classes[:, 80:] = 2
     buffer = io.BytesIO()
     Image.fromarray(classes).save(buffer, "PNG")
-    picture = draw(encode(GRAY, "PNG"), Drawing(mask=buffer.getvalue()), side=320)
+    picture = picture_of(encode(GRAY, "PNG"), Drawing(mask=buffer.getvalue()), side=320)
     pixels = np.asarray(picture).astype(int)
     assert (pixels[:, :50] == 128).all()
     assert (pixels[30, 60] != pixels[30, 90]).any()
@@ -77,4 +89,4 @@ def test_labels_have_the_same_colour_on_all_pictures(tmp_path: Path) -> None:
 
 def test_an_image_that_is_none_says_so() -> None:
     with pytest.raises(BadImageError):
-        draw(b"no image", Drawing(), side=100)
+        picture_of(b"no image", Drawing(), side=100)
