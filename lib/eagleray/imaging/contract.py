@@ -290,33 +290,25 @@ def _cropped(resampler: Resampler, jpeg: Literal["exact", "scaled"]) -> _Maker:
     return make
 
 
-def _whole_image(size: int, _resize: int, color: Color) -> ImageContract:
-    return ImageContract(
-        color=color,
-        resize=Exact(height=size, width=size),
-        resampler="pillow_bilinear",
-        jpeg="exact",
-        mean=_MEAN[color],
-        std=_STD[color],
-    )
+def _whole(fit: type[Exact] | type[Letterbox], jpeg: Literal["exact", "scaled"]) -> _Maker:
+    def make(size: int, _resize: int, color: Color) -> ImageContract:
+        return ImageContract(
+            color=color,
+            resize=fit(height=size, width=size),
+            resampler="pillow_bilinear",
+            jpeg=jpeg,
+            mean=_MEAN[color],
+            std=_STD[color],
+        )
 
-
-def _letterbox(size: int, _resize: int, color: Color) -> ImageContract:
-    return ImageContract(
-        color=color,
-        resize=Letterbox(height=size, width=size),
-        resampler="pillow_bilinear",
-        jpeg="scaled",
-        mean=_MEAN[color],
-        std=_STD[color],
-    )
+    return make
 
 
 NAMED_CONTRACTS: dict[str, _Maker] = {
     "torchvision-reference": _cropped("pillow_bilinear", "exact"),
     "fast": _cropped("opencv_linear", "scaled"),
-    "whole-image": _whole_image,
-    "letterbox": _letterbox,
+    "whole-image": _whole(Exact, "exact"),
+    "letterbox": _whole(Letterbox, "scaled"),
 }
 
 
