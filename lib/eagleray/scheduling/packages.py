@@ -5,6 +5,9 @@ in a folder of the head's session, which another head does not have: a job whose
 could not be resumed. So its files are put where jobs keep their logs, if that is storage that all
 nodes reach: the job reads its folders of inputs there, and a further attempt makes the archive of
 them. Otherwise a copy of the archive is kept beside the job's log.
+
+Jobs share such files only with others of the same month, so that those of an earlier one can be
+removed by their age.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -110,7 +114,8 @@ def place_inputs(row: JobRow, folder: Path, root: str) -> dict[str, str]:
     """
     from eagleray.io import storage
 
-    place = storage.join(root, "_inputs", row.package.removesuffix(".zip"))
+    month = f"{datetime.now(UTC):%Y-%m}"
+    place = storage.join(root, "_inputs", month, row.package.removesuffix(".zip"))
     names = _names(folder)
     if not storage.exists(storage.join(place, _COMPLETE)):
 

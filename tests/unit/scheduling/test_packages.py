@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_inputs_are_stored_once_and_make_the_same_archive_again(unpacked: Path) 
     assert placed[0] == placed[1]
     assert list(placed[0]) == ["inputs/0/photos"]
     place = placed[0]["inputs/0/photos"]
+    assert re.search(r"/_inputs/\d{4}-\d{2}/_ray_pkg_", place)  # removed by its age, month by month
     assert fsspec.filesystem("memory").cat_file(f"{place}/a.png") == b"first"
     for content in FILES.values():
         assert sum(content in one for one in stored()) == 1
