@@ -88,7 +88,7 @@ class KilledError(Exception):
 class DyingTrainer(Trainer):
     """Dies when it has finished a number of steps."""
 
-    dies_at = 0
+    dies_at: int | None = None
 
     def step(self, *arguments: Any) -> torch.Tensor:
         if self.progress.total_steps == self.dies_at:

@@ -26,11 +26,10 @@ from eagleray.training.distillation import Teacher
 from eagleray.training.distributed import single_process
 from eagleray.training.packaging import finish_model
 from eagleray.training.plan import TrainPlan, describe_plan, make_plan
-from eagleray.training.trainer import Trainer
 from tests.support.mlflow_database import prepare_home
 from tests.support.models import lenet_module, small_package
 from tests.support.numerics import SAME_LOSS
-from tests.support.training import plan_for, small_spec, write_stripes
+from tests.support.training import DyingTrainer, KilledError, plan_for, small_spec, write_stripes
 
 pytestmark = pytest.mark.numerical
 
@@ -120,37 +119,28 @@ def test_the_teacher_sees_the_images_in_its_own_size_and_normalisation() -> None
     assert torch.allclose(teacher.outputs([images]), expected, atol=1e-4)
 
 
-class KilledError(Exception):
-    """Stands for a process that dies."""
-
-
-class DyingTrainer(Trainer):
-    """Dies when it has finished five steps."""
-
-    def step(self, *arguments: Any) -> torch.Tensor:
-        if self.progress.total_steps == 5:
-            raise KilledError
-        return super().step(*arguments)
-
-
 def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
     stripes: Path, home: Path, tmp_path: Path
 ) -> None:
     spec = small_spec(stripes, teacher="wise@best", mixup=0.2, checkpoint_steps=2)
     _, worker_input = plan_for(spec, home)
 
-    def run(kind: type[Trainer], name: str, **changes: Any) -> list[float]:
+    def trainer(name: str, **changes: Any) -> DyingTrainer:
         changes["checkpoint_folder"] = str(tmp_path / name)
         own = dataclasses.replace(worker_input, **changes)
-        trainer = kind(own, single_process(own.spec), lambda _: None)
-        trainer.run()
-        return [epoch["train_loss"] for epoch in trainer.progress.epochs]
+        return DyingTrainer(own, single_process(own.spec), lambda _: None)
 
-    whole = run(Trainer, "whole")
+    def losses(name: str, **changes: Any) -> list[float]:
+        finished = trainer(name, **changes)
+        finished.run()
+        return [epoch["train_loss"] for epoch in finished.progress.epochs]
+
+    whole, stopped = losses("whole"), trainer("stopped")
+    stopped.dies_at = 5
     with pytest.raises(KilledError):
-        run(DyingTrainer, "stopped")
-    assert run(Trainer, "stopped") == pytest.approx(whole, rel=SAME_LOSS)
-    assert run(Trainer, "alone", teacher=None) != pytest.approx(whole, rel=1e-3)
+        stopped.run()
+    assert losses("stopped") == pytest.approx(whole, rel=SAME_LOSS)
+    assert losses("alone", teacher=None) != pytest.approx(whole, rel=1e-3)
 
 
 def test_the_version_of_an_alias_is_named_in_the_specification(stripes: Path, home: Path) -> None:

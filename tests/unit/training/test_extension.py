@@ -22,7 +22,7 @@ from eagleray.training.runs import RunRecord
 from eagleray.training.spec import TrainSpec
 from eagleray.training.trainer import Trainer
 from tests.support.numerics import SAME_LOSS
-from tests.support.training import plan_for, small_spec, write_stripes
+from tests.support.training import KilledError, plan_for, small_spec, write_stripes
 
 pytestmark = pytest.mark.numerical
 
@@ -97,10 +97,6 @@ def test_an_extension_is_described_with_the_rule_of_its_schedule() -> None:
         "extended from 10 to 20 epochs, after 10 finished ones; a new cycle of the learning rate "
         "over the rest starts from its present value (one_cycle)"
     )
-
-
-class KilledError(Exception):
-    """Stands for a process that dies."""
 
 
 def train_on(

@@ -16,14 +16,17 @@ from eagleray.models.architectures import Architecture
 from eagleray.models.building import build
 from eagleray.models.cost import model_cost
 from eagleray.models.package import ModelPackage, create_package, write_package
-from eagleray.training.distributed import single_process
 from eagleray.training.packaging import finish_model
 from eagleray.training.plan import TrainPlan, describe_plan, make_plan
 from eagleray.training.pruning import Pruned, prune
-from eagleray.training.trainer import Trainer
 from tests.support.models import CONTRACT, DIGITS, LINEAGE, golden_png, small_package
 from tests.support.numerics import SAME_LOSS
-from tests.support.training import plan_for, small_spec, train_in_process, write_stripes
+from tests.support.training import (
+    small_spec,
+    train_in_process,
+    train_until,
+    write_stripes,
+)
 
 pytestmark = pytest.mark.numerical
 
@@ -33,19 +36,6 @@ RESNET = Architecture(name="resnet20", in_channels=1, num_outputs=3)
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_stripes(tmp_path_factory.mktemp("data") / "stripes")
-
-
-class KilledError(Exception):
-    """Stands for a process that dies."""
-
-
-class DyingTrainer(Trainer):
-    """Dies when it has finished five steps."""
-
-    def step(self, *arguments: Any) -> torch.Tensor:
-        if self.progress.total_steps == 5:
-            raise KilledError
-        return super().step(*arguments)
 
 
 def resnet(seed: int = 0) -> torch.nn.Module:
@@ -158,10 +148,7 @@ def test_a_resumed_run_has_the_pruned_network(stripes: Path, tmp_path: Path) -> 
     fields = {"architecture": None, "parent": str(tmp_path / "digits"), "prune": 0.3}
     spec = small_spec(stripes, **fields, checkpoint_steps=2)
     whole, _ = train_in_process(spec, tmp_path / "whole")
-    _, worker_input = plan_for(spec, tmp_path / "stopped")
-    trainer = DyingTrainer(worker_input, single_process(spec), lambda _: None)
-    with pytest.raises(KilledError):
-        trainer.run()
+    train_until(spec, tmp_path / "stopped", 5)
     again, _ = train_in_process(spec, tmp_path / "stopped")  # it is planned and pruned anew
     assert again.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
 
