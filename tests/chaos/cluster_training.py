@@ -26,13 +26,16 @@ def kill_heads_of_training(hosted: Hosted, result: ScenarioResult, num_kills: in
     rng = random.Random(num_kills)
     with tempfile.TemporaryDirectory() as folder:
         data = hosted.put_stripes(Path(folder))
+    first = _submit(hosted, data)
+    _wait_until_running(hosted, first)
     started = time.monotonic()
-    reference = _weights(hosted, _finish(hosted, _submit(hosted, data)))
+    reference = _weights(hosted, _finish(hosted, first))
     seconds = time.monotonic() - started
     result.add_note(f"an undisturbed run takes {seconds:.0f} s")
     while result.kills < num_kills:
         job, run = _submit(hosted, data), ""
         for _ in range(min(_MAX_KILLS_OF_A_RUN, num_kills - result.kills)):
+            _wait_until_running(hosted, job)
             time.sleep(rng.uniform(0.1, 0.9) * seconds)
             if _info(hosted, job)["status"] != "RUNNING":
                 break
@@ -58,6 +61,12 @@ def _submit(hosted: Hosted, data: str, run: str = "") -> str:
     else:
         words = ["train", data, *_OPTIONS, *_MORE, "--json", "--detach"]
     return hosted.eagleray(*words).stderr.split("Job ")[1].split()[0]
+
+
+def _wait_until_running(hosted: Hosted, job: str) -> None:
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while _info(hosted, job)["status"] == "PENDING" and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def _finish(hosted: Hosted, job: str) -> str:
