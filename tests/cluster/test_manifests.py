@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gzip
 import json
@@ -154,7 +155,7 @@ def test_every_container_has_requests_and_limits(overlay: str) -> None:
 def test_every_server_has_probes(overlay: str) -> None:
     for pod in pods(rendered(overlay)):
         if pod.component in {"ray", "gateway", "mlflow"}:
-            (container,) = pod.containers
+            container = pod.containers[0]
             probes = {"startupProbe", "readinessProbe", "livenessProbe"}
             assert probes <= set(container), pod.where
             assert pod.spec["terminationGracePeriodSeconds"] >= 30, pod.where
@@ -324,7 +325,10 @@ def test_ray_is_the_locked_one_and_heads_do_no_work(overlay: str) -> None:
 
 
 def test_jobs_and_the_service_have_the_nodes_of_the_cluster(overlay: str) -> None:
-    objects = rendered(overlay)
+    objects = copy.deepcopy(rendered(overlay))
+    (cluster,) = of_kind(objects, "RayCluster") or [None]
+    if cluster is not None:  # its head alone has a supervisor
+        cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"].pop()
     specs = [re.sub(r"eagleray.io/cluster: \w+", "", yaml.dump(one)) for one in _clusters(objects)]
     assert overlay == "kueue" or len(specs) == 3
     assert overlay == "kueue" or len(set(specs)) == 1
@@ -358,6 +362,7 @@ def test_commands_are_those_of_eagleray(overlay: str) -> None:
     import typer.main
 
     from eagleray.cli.job import command_app
+    from eagleray.core.cluster_address import job_server_url
     from eagleray.jobs import evaluate, predict
     from eagleray.serve.gateway import run as gateway
 
@@ -369,6 +374,16 @@ def test_commands_are_those_of_eagleray(overlay: str) -> None:
         if pod.component in programs:
             given.append((programs[pod.component], pod.containers[0]["args"]))
     assert len(given) == 3
+    supervisors = [
+        one["args"]
+        for pod in pods(objects)
+        for one in pod.containers
+        if one["name"] == "supervisor"
+    ]
+    assert len(supervisors) == len(of_kind(objects, "RayCluster"))
+    for name, option, address in supervisors:
+        assert (name, option) == ("supervise", "--cluster")
+        assert job_server_url(address) == "http://127.0.0.1:8265"
     for program, (name, *words) in given:
         made, command = command_app(program.main, module_docstring=program.__doc__)
         assert command == f"eagleray {name}"
