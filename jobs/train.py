@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from eagleray.training.cross_validation import CrossValidation
-    from eagleray.training.job import TrainSummary
     from eagleray.training.lr_finder import LearningRateSuggestion
     from eagleray.training.plan import TrainPlan
     from eagleray.training.prepare import TrainJob
+    from eagleray.training.summary import TrainSummary
 
 _WORKER_MODULES = ("eagleray.training.trainer", "ray.train.torch")
 _MAX_PRELOADING = 8  # workers, each of which takes 0.4 GB then

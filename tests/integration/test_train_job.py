@@ -23,10 +23,11 @@ from eagleray.registry.lineage import trace_lineage
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
-from eagleray.training.job import TrainSummary, open_run, run_job
+from eagleray.training.job import open_run, run_job
 from eagleray.training.prepare import open_job
 from eagleray.training.runs import Run
 from eagleray.training.spec import TrainSpec
+from eagleray.training.summary import TrainSummary
 from tests.support.training import train_in_process
 
 pytestmark = pytest.mark.numerical

@@ -16,10 +16,11 @@ from eagleray.cli.console import Console
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.registry.registry import Registry
-from eagleray.training.job import TrainSummary, run_job
+from eagleray.training.job import run_job
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import Run, RunRecord
 from eagleray.training.spec import TrainSpec
+from eagleray.training.summary import TrainSummary
 from tests.support.numerics import SAME_LOSS
 from tests.support.training import small_spec, write_stripes
 

@@ -18,9 +18,10 @@ from eagleray.core.errors import InputError
 from eagleray.core.ray_session import ray_session
 from eagleray.core.settings import Settings, read_settings
 from eagleray.training.callback import TrainCallback
-from eagleray.training.job import TrainSummary, run_job
+from eagleray.training.job import run_job
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.spec import TrainSpec
+from eagleray.training.summary import TrainSummary
 
 __all__ = ["train"]
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from eagleray.training.job import TrainSummary
     from eagleray.training.runs import Run
+    from eagleray.training.summary import TrainSummary
 
 __all__ = ["CallbackList", "Decision", "StopTraining", "TrainCallback"]
 

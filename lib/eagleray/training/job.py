@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import resumable
 from eagleray.core.logs import add_to_lines
 from eagleray.core.ray_session import Cluster
-from eagleray.data.inspection import Fault
 from eagleray.data.page import render_data_report
 from eagleray.data.report import DataReport
 from eagleray.data.split_file import write_split
@@ -18,47 +15,14 @@ from eagleray.io import storage
 from eagleray.training.callback import CallbackList, TrainCallback
 from eagleray.training.fit import fit
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
-from eagleray.training.monitor import Monitor
 from eagleray.training.prepare import TrainJob
-from eagleray.training.registration import RunSummary, register_model
+from eagleray.training.registration import register_model
 from eagleray.training.report import extension_warning, overfit_warning, render_training_page
-from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run, RunRecord, create_run
+from eagleray.training.summary import TrainSummary
 from eagleray.training.tracking import log_description, log_pages, log_result, track_run
 
-__all__ = ["TrainSummary", "open_run", "run_job", "start_run"]
-
-
-@dataclass(frozen=True)
-class TrainSummary(RunSummary):
-    """Summary of a finished training job.
-
-    Attributes:
-        result: Result of the training.
-        monitor: Metric that selected the best epoch.
-        skipped: Images that could not be read.
-    """
-
-    result: TrainResult
-    monitor: Monitor
-    skipped: tuple[Fault, ...]
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Metrics of the test split, such as `accuracy`."""
-        return self.tested.evaluation.metrics
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the summary as JSON values."""
-        return {
-            **super().as_json(),
-            "validation": self.result.metrics,
-            "best_epoch": self.result.best.epoch,
-            "monitor": self.monitor.metric,
-            "mode": self.monitor.mode,
-            "epochs": list(self.result.epochs),
-            "skipped": [fault.as_json() for fault in self.skipped],
-        }
+__all__ = ["open_run", "run_job", "start_run"]
 
 
 def run_job(
