@@ -34,7 +34,7 @@ def test_a_version_is_measured_beside_serving_and_moves_to_the_fastest_engine(
         assert not measured()
         engine, score = await predict()
         assert engine.startswith("eager ")
-        await running.until(measured, seconds=120)
+        await running.until(measured, seconds=240)
         (file,) = registry.settings.cache_folder.glob("speeds/*.json")
         speeds = MeasuredSpeeds.model_validate_json(file.read_bytes()).images_per_second
         assert "openvino float32" in speeds
