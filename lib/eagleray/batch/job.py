@@ -85,7 +85,7 @@ class Job:
         request = self.request
         device = "cuda" if worker_pool.uses_gpu else "cpu"
         manifest = self.model.package.manifest
-        if request.engine != "auto" or (manifest.has_graph and worker_pool.uses_gpu):
+        if request.engine != "auto" or (not manifest.has_weights and worker_pool.uses_gpu):
             from eagleray.inference.choice import require_engine  # the driver needs no PyTorch else
 
             require_engine(request.engine, manifest, device)
@@ -142,7 +142,8 @@ def open_job(
     storage.use_s3(request.s3)
     package = model.package
     require_importable(package.manifest.architecture.name)
-    if request.engine != "auto" or (package.manifest.has_graph and request.precision != "auto"):
+    has_weights = package.manifest.has_weights
+    if request.engine != "auto" or (request.precision != "auto" and not has_weights):
         from eagleray.inference.choice import require_engine
 
         require_engine(request.engine, package.manifest, precision=request.precision)

@@ -1,4 +1,4 @@
-"""`eagleray models import`: makes a model of another program's ONNX file."""
+"""`eagleray models import`: makes a model of another program's ONNX file, or of a server's."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ imports_app = typer.Typer()
 def import_model(
     fields: dict[str, Any], spec: SpecFileOption = None, json_output: JsonOption = False
 ) -> None:
-    """Import a network from an ONNX file, and register it or write its package.
+    """Import a network from an ONNX file or a server, and register it or write its package.
 
-    The file is checked before anything runs it, and first run in a process with bounds.
+    A file is checked before anything runs it, and first run in a process with bounds. A model that
+    another server runs stays there: EAGLERAY_HOSTED_MODELS lists the hosts that may be asked.
     """
     with command_errors():
         console = Console(json_output=json_output)
         from eagleray.core.settings import read_settings
+        from eagleray.importing.hosted import import_hosted, is_hosted
         from eagleray.importing.job import import_network
         from eagleray.io import storage
         from eagleray.models.package import write_package
@@ -40,7 +42,8 @@ def import_model(
         if request.output is not None:
             require_new(request.output)
         with console.status("Importing"):
-            package = import_network(request, settings)
+            make = import_hosted if is_hosted(request.file) else import_network
+            package = make(request, settings)
         if request.output is not None:
             write_package(package, request.output)
             where = request.output

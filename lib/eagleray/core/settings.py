@@ -171,6 +171,17 @@ class Settings(BaseSettings):
         "`10.0.0.0/8,192.168.7.0/24`. Default: none.",
     )
 
+    hosted_models: str = Field(
+        default="",
+        description="Hosts of models that other servers run, such as "
+        "`models.example.com,10.0.0.7:8000`; no other host is asked. Default: none.",
+    )
+    hosted_model_keys: Path | None = Field(
+        default=None,
+        description="File with the keys of such hosts, a host and its key on each line, that "
+        "nobody else can read. Default: no keys.",
+    )
+
     @field_validator("home")
     @classmethod
     def _is_valid_in_database_uri(cls, home: Path) -> Path:
@@ -217,6 +228,11 @@ class Settings(BaseSettings):
     def extension_modules(self) -> tuple[str, ...]:
         """Names of the user's own modules that may be imported."""
         return _split(self.extensions)
+
+    @property
+    def hosted_hosts(self) -> tuple[str, ...]:
+        """Patterns of the hosts that hosted models may be on."""
+        return _split(self.hosted_models)
 
     def as_environment(self) -> dict[str, str]:
         """Return environment variables that give another process the same settings."""

@@ -46,7 +46,14 @@ from eagleray.models.package_files import GRAPH_FILE
 from eagleray.sources import InputSpec, open_inputs
 from eagleray.tasks import Task, task_class
 
-__all__ = ["import_network"]
+__all__ = [
+    "Golden",
+    "activation_of",
+    "import_network",
+    "make_contract",
+    "make_task",
+    "read_golden",
+]
 
 ARCHITECTURE = "onnx"
 """Name of the architecture of imported networks: a graph is all that is known of it."""
@@ -58,7 +65,14 @@ _OVERLAPS = {"detr": 1.0}  # one query finds an object, and nothing needs to be 
 
 
 @dataclass(frozen=True)
-class _Golden:
+class Golden:
+    """The golden images of an import.
+
+    Attributes:
+        contents: The encoded images.
+        pixels: Each decoded, uint8 (H, W, C).
+    """
+
     contents: tuple[bytes, ...]
     pixels: tuple[npt.NDArray[np.uint8], ...]
 
@@ -71,19 +85,19 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         JobFailedError: If the trial run crashes, or takes too much time or memory.
     """
     require_engine("openvino", device="cpu")
-    task = _task(spec)
+    task = make_task(spec)
     content = _read(spec.file)
     try:
         model = parse_foreign_graph(content)
         network_input = find_input(model, spec.layout)
-        contract = _contract(spec, network_input)
+        contract = make_contract(spec, network_input)
         behind, scores = _behind(spec, task, model, network_input, contract)
         manifest = _manifest(spec, task, contract, content, model, scores)
         network = _Network(content, network_input, contract, behind, manifest)
         network.graph(spec, frees_batch=True)
     except ValueError as error:
         raise InputError(f"{spec.file} is refused: {error}.") from None
-    golden = _read_golden(spec, contract)
+    golden = read_golden(spec, contract)
     graph, trial = _graph_that_runs(spec, network, golden, settings)
     files = {GRAPH_FILE: graph}
     if golden.contents:
@@ -124,7 +138,7 @@ class _Network:
 
 
 def _graph_that_runs(
-    spec: ImportSpec, network: _Network, golden: _Golden, settings: Settings
+    spec: ImportSpec, network: _Network, golden: Golden, settings: Settings
 ) -> tuple[bytes, Trial]:
     """Return a graph that takes any number of images, or one if the network has no other way.
 
@@ -166,7 +180,7 @@ def _behind(
     scores = find_scores(model, output) if spec.scores == "auto" else spec.scores
     if not task.labels:
         return behind_scores(output, "logits", task.num_outputs), "values"
-    kind = "logits" if scores == "logits" else _activation(task)
+    kind = "logits" if scores == "logits" else activation_of(task)
     return behind_scores(output, kind, task.num_outputs), scores
 
 
@@ -211,7 +225,7 @@ def _read(location: str) -> bytes:
     return content
 
 
-def _task(spec: ImportSpec) -> Task:
+def make_task(spec: ImportSpec) -> Task:
     """Return the task with its labels.
 
     Raises:
@@ -229,7 +243,7 @@ def _task(spec: ImportSpec) -> Task:
         raise InputError(f"The labels are refused: {first_validation_error(error)}.") from None
 
 
-def _activation(task: Task) -> Literal["softmax", "sigmoid"]:
+def activation_of(task: Task) -> Literal["softmax", "sigmoid"]:
     """Return what makes probabilities of a task's logits: labels exclude each other, or do not."""
     exclusive = not task.has_many_labels and task.num_outputs == len(task.labels)
     return "softmax" if exclusive else "sigmoid"
@@ -258,7 +272,7 @@ def _labels(written: Sequence[str]) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _contract(spec: ImportSpec, network_input: NetworkInput) -> ImageContract:
+def make_contract(spec: ImportSpec, network_input: NetworkInput) -> ImageContract:
     """Return the contract of the images that the network takes.
 
     Raises:
@@ -322,9 +336,14 @@ def _channel_values(spec: ImportSpec, name: str, channels: int) -> tuple[float, 
     return tuple(reversed(values)) if spec.colors == "bgr" else tuple(values)
 
 
-def _read_golden(spec: ImportSpec, contract: ImageContract) -> _Golden:
+def read_golden(spec: ImportSpec, contract: ImageContract) -> Golden:
+    """Read and decode the golden images.
+
+    Raises:
+        InputError: If there are none where some are named, or one cannot be decoded.
+    """
     if not spec.golden:
-        return _Golden((), ())
+        return Golden((), ())
     listing = open_inputs(InputSpec(tuple(spec.golden)))
     uris = (uri for table in listing.tables for uri in table.column("uri").to_pylist())
     contents = []
@@ -338,4 +357,4 @@ def _read_golden(spec: ImportSpec, contract: ImageContract) -> _Golden:
         contents.append(content)
     if not contents:
         raise InputError("--golden: there is no image.")
-    return _Golden(tuple(contents), tuple(pixels))
+    return Golden(tuple(contents), tuple(pixels))

@@ -1,4 +1,4 @@
-"""The specification of an import: what an ONNX file's network takes, and what it predicts."""
+"""The specification of an import: what a network of others takes, and what it predicts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from eagleray.io.spec_fields import S3Fields
 
 __all__ = ["ImportSpec"]
 
-MODEL, INPUT, CHECK = "Model", "Input of the network", "Check"
+MODEL, INPUT, CHECK, HOSTED = "Model", "Input of the network", "Check", "Model on a server"
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 
 
 class ImportSpec(S3Fields):
-    """An import of a network from an ONNX file."""
+    """An import of a network from an ONNX file, or of one that another server runs."""
 
-    file: str = spec_field(..., MODEL, "ONNX file, on disk or under a URI.", names=Names.INPUT)
+    file: str = spec_field(
+        ...,
+        MODEL,
+        "ONNX file, on disk or under a URI; or the URL of a model on a server, such as "
+        "https://models.example.com/v2/models/products.",
+        names=Names.INPUT,
+    )
     name: ModelName = spec_field(..., MODEL, "Name of the model.")
     task: Literal["multiclass", "binary", "multilabel", "regression", "detection"] = spec_field(
         "multiclass",
@@ -117,6 +123,13 @@ class ImportSpec(S3Fields):
     )
     max_seconds: int = spec_field(300, CHECK, "Seconds after which a trial run is ended.", ge=1)
     max_memory_gb: float = spec_field(8.0, CHECK, "Memory at which a trial run is ended.", gt=0)
+
+    timeout_s: float = spec_field(
+        60.0, HOSTED, "Seconds that a batch may take, with all attempts.", gt=0, le=3600
+    )
+    max_images_per_s: float | None = spec_field(
+        None, HOSTED, "Most images that a process sends in a second; default: any number.", gt=0
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -230,6 +230,8 @@ def _planned(plan: ExecutionPlan, chosen: _Candidate, reason: str) -> ExecutionP
 def _only_reason(package: ModelPackage, plan: ExecutionPlan) -> str:
     if package.manifest.quantization is not None:
         return "the package is quantized"
+    if package.manifest.hosted is not None:
+        return f"hosted at {package.manifest.hosted.url}"
     return plan.reason
 
 
@@ -252,6 +254,8 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
         UnknownNameError: If there is no such engine.
         InputError: If there is none that can.
     """
+    if manifest is not None and manifest.hosted is not None:
+        return [_hosted_engine(name, manifest)]
     graph = manifest if manifest is not None and manifest.has_graph else None
     kind = "imported" if graph is not None and graph.imported is not None else "quantized"
     names = (
@@ -276,12 +280,28 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
     return usable
 
 
+def _hosted_engine(name: str, manifest: ModelManifest) -> Engine:
+    """Return what asks the server of a hosted model: its forward pass is a request.
+
+    Raises:
+        InputError: If another engine is named.
+    """
+    if name not in (AUTO, EagerEngine.name):
+        raise InputError(
+            f"Model {manifest.name!r} is hosted, and its server chooses the engine; leave --engine "
+            "out."
+        )
+    return ENGINES.get(EagerEngine.name)
+
+
 def _precisions(
     package: ModelPackage, plan: ExecutionPlan, request: EngineRequest
 ) -> list[NetworkPrecision]:
     quantized = _quantized_precision(package.manifest, request.precision)
     if quantized is not None:
         return [quantized]
+    if package.manifest.hosted is not None:
+        return ["float32"]
     if request.precision != "auto":
         return [request.precision]
     if plan.device != "cpu":
@@ -293,8 +313,14 @@ def _quantized_precision(manifest: ModelManifest, precision: Precision) -> Netwo
     """Return the precision of a quantized model; None for a float model.
 
     Raises:
-        InputError: If the model is quantized, and another precision is asked for.
+        InputError: If the model is quantized, and another precision is asked for; or if it is
+            hosted, and one is.
     """
+    if manifest.hosted is not None and precision != AUTO:
+        raise InputError(
+            f"Model {manifest.name!r} is hosted, and its server chooses the precision; leave "
+            "--precision out."
+        )
     quantization = manifest.quantization
     if quantization is None:
         return None

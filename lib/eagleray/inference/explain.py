@@ -75,7 +75,7 @@ class Explainer:
         num_threads: Number of threads on a CPU; None takes PyTorch's default.
 
     Raises:
-        PackageError: If the network is a graph, of which there are no gradients.
+        PackageError: If the network is a graph or hosted: there are no gradients.
         InputError: If the task has no labels, or the network no feature map before its head.
     """
 
@@ -84,6 +84,7 @@ class Explainer:
     ) -> None:
         self._package, self._device, self._num_threads = package, device, num_threads
         self.require_label(next(iter(package.task.labels), ""))
+        package.require_pytorch()
         module = package.build_module().requires_grad_(False)
         contract = package.contract
         inputs = [torch.zeros(1, contract.channels, *contract.size)]

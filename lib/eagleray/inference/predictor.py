@@ -135,13 +135,17 @@ class Predictor:
 
     @property
     def engine_name(self) -> str:
-        """The engine and the precision, such as `openvino float32`."""
+        """The engine and the precision, such as `openvino float32`; `hosted` for a server's own."""
+        if self.package.manifest.hosted is not None:
+            return "hosted"
         return f"{self.passes.engine.name} {self.plan.precision}"
 
     @property
     def engine(self) -> str:
         """What runs the network and why, for display."""
         engine, plan = self.passes.engine, self.plan
+        if self.package.manifest.hosted is not None:
+            return plan.reason
         return f"{engine.describe(plan.device)}, {plan.precision} ({plan.reason})"
 
     # --- encoded images to outcomes ---

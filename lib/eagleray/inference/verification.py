@@ -214,6 +214,8 @@ def _check_weights(
     with report.check(_WEIGHTS) as check:
         if manifest.imported is not None:
             check.detail = "a graph of another program"
+        elif manifest.hosted is not None:
+            check.detail = f"none: {manifest.hosted.url} has them"
         elif manifest.quantization is not None:
             check.detail = (
                 f"a graph of {manifest.architecture.name} in {manifest.quantization.precision}"
@@ -235,7 +237,7 @@ def _check_input(report: VerificationReport, manifest: ModelManifest) -> bool | 
     """Check that the network takes the images of the contract."""
     height, width = manifest.contract.size
     with report.check(_INPUT) as check:
-        if manifest.imported is None:  # the inputs of a graph were compared before
+        if not manifest.is_black_box:  # their inputs were compared before
             check_fits(manifest.architecture, height, width, task=manifest.task)
         check.detail = f"the network takes {height} x {width} pixels"
     return check.passed

@@ -35,13 +35,16 @@ class ModelCost:
 def manifest_cost(manifest: ModelManifest) -> ModelCost:
     """Count the multiply-adds of a model's network for one image, and its parameters.
 
-    Those of an imported graph are recorded: its multiply-adds are not known.
+    Those of an imported graph are recorded: its multiply-adds are not known. A network that
+    another server runs costs nothing here.
 
     Raises:
         UserError: If there is no such architecture, or it cannot have the recorded channels.
     """
     if manifest.imported is not None:
         return ModelCost(None, manifest.imported.num_parameters)
+    if manifest.hosted is not None:
+        return ModelCost(None, 0)
     return model_cost(manifest.architecture, manifest.contract.size)
 
 

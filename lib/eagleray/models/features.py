@@ -23,6 +23,7 @@ def features_of(package: ModelPackage) -> ModelPackage:
     machine, without golden images, so that a job that uses it can be resumed.
 
     Raises:
+        PackageError: If the network is hosted.
         InputError: If the network has no head to leave out, such as a graph or an embedding.
     """
     manifest = package.manifest
@@ -33,6 +34,7 @@ def features_of(package: ModelPackage) -> ModelPackage:
             f"{manifest.name} is a graph, of which no layer can be left out; name the version of "
             "PyTorch that it was made from."
         )
+    package.require_pytorch()
     module = package.build_module()
     if manifest.architecture.num_attributes:
         module = drop_attributes(module)

@@ -100,6 +100,7 @@ def require_graph_outputs(package: ModelPackage) -> None:
 
     from eagleray.models.network import ImageNetwork
 
+    package.require_pytorch()
     if package.task.output_names:
         return
     network = ImageNetwork(package.build_module(), package.contract).eval()

@@ -47,6 +47,7 @@ from eagleray.tasks import StoredTask
 
 __all__ = [
     "FrozenModel",
+    "Hosted",
     "Import",
     "Lineage",
     "ModelManifest",
@@ -227,12 +228,58 @@ class Import(FrozenModel):
         }
 
 
+class Hosted(FrozenModel):
+    """A network that another server runs, by the Open Inference Protocol.
+
+    Attributes:
+        url: Of the model there, as in `https://models.example.com/v2/models/products`.
+        server: What the server says of itself and of the model.
+        input: Name of its input.
+        datatype: Type of its input.
+        layout: Order of the input's dimensions.
+        reverses_channels: Whether it takes BGR.
+        one_image: Whether it takes a single image with each request.
+        binary: Whether it takes tensors as bytes beside the JSON of a request.
+        output: Name of its output.
+        scores: What it gives: `logits`, the probabilities of a `softmax` or of `sigmoid`s, or
+            `values` of a regression.
+        timeout_seconds: Time that a batch may take, with all attempts.
+        max_images_per_second: Most images that a process sends in a second; None for any number.
+    """
+
+    url: Name
+    server: Name = ""
+    input: Name
+    datatype: Literal["FP32", "UINT8"]
+    layout: Literal["nchw", "nhwc"]
+    reverses_channels: bool = False
+    one_image: bool = False
+    binary: bool = False
+    output: Name
+    scores: Literal["logits", "softmax", "sigmoid", "values"]
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    max_images_per_second: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The server for people, by name."""
+        by = f" ({escape_text(self.server)})" if self.server else ""
+        rate = self.max_images_per_second
+        return {
+            "hosted at": f"{escape_text(self.url)}{by}",
+            "its outputs": self.scores,
+            "limits": f"{self.timeout_seconds:g} s for a batch"
+            + (f", {rate:g} images/s from each process" if rate else ""),
+        }
+
+
 class ModelManifest(FrozenModel):
     """All about a model but its weights.
 
     Attributes:
         quantization: How the network was quantized: the package holds a graph and no weights then.
         imported: Where the graph came from, if another program made it.
+        hosted: The server that runs the network; the package holds no weights then.
     """
 
     format: Literal[1] = 1
@@ -251,6 +298,7 @@ class ModelManifest(FrozenModel):
     lineage: Lineage
     quantization: Quantization | None = None
     imported: Import | None = None
+    hosted: Hosted | None = None
     files: Annotated[dict[str, Digest], Field(max_length=MAX_FILES)]
 
     @property
@@ -259,17 +307,27 @@ class ModelManifest(FrozenModel):
         return self.quantization is not None or self.imported is not None
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the network is one of PyTorch, which every engine and precision may run."""
+        return not self.has_graph and self.hosted is None
+
+    @property
     def network_file(self) -> str:
-        """The file with the network: weights for its architecture, or a graph."""
+        """The file with the network: weights for its architecture, none if hosted, or a graph."""
         return GRAPH_FILE if self.has_graph else WEIGHTS_FILE
 
     @property
+    def is_black_box(self) -> bool:
+        """Whether another program made the network, and its layers are not known."""
+        return self.imported is not None or self.hosted is not None
+
+    @property
     def facts(self) -> dict[str, str]:
-        """How the graph was made, for people; nothing for a network of PyTorch."""
-        return {
-            **(self.quantization.facts if self.quantization is not None else {}),
-            **(self.imported.facts if self.imported is not None else {}),
-        }
+        """How the graph was made or where it runs, for people; nothing for one of PyTorch."""
+        found: dict[str, str] = {}
+        for one in (self.quantization, self.imported, self.hosted):
+            found |= {} if one is None else one.facts
+        return found
 
     @property
     def input_text(self) -> str:
@@ -282,10 +340,12 @@ class ModelManifest(FrozenModel):
     @model_serializer(mode="wrap")
     def _omit_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit later fields that are empty."""
-        return omit_empty(serialize(self), "attributes", "quantization", "imported")
+        return omit_empty(serialize(self), "attributes", "quantization", "imported", "hosted")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
+        if sum(one is not None for one in (self.quantization, self.imported, self.hosted)) > 1:
+            raise ValueError("a network is one of quantized, imported and hosted")
         if self.contract_digest != self.contract.digest:
             raise ValueError("contract_digest is not the digest of the contract")
         if self.architecture.num_outputs != self.task.num_outputs:

@@ -156,6 +156,8 @@ class ModelPackage:
 
             check_graph(GRAPH_FILE, self.graph, self.manifest)
             return
+        if self.manifest.hosted is not None:
+            return
         content = memoryview(self.files[WEIGHTS_FILE])
         architecture = self.manifest.architecture
         check_weights(WEIGHTS_FILE, view_reader(content), len(content), architecture)
@@ -171,6 +173,11 @@ class ModelPackage:
                 f"Model {self.manifest.name!r} is imported: it has a graph of another program and "
                 "no weights of PyTorch, so nothing can be trained, quantized or taken out of it."
             )
+        if self.manifest.hosted is not None:
+            raise PackageError(
+                f"Model {self.manifest.name!r} is hosted: another server has its weights, so "
+                "nothing can be trained, quantized, exported or taken out of it."
+            )
         if self.manifest.quantization is not None:
             raise PackageError(
                 f"Model {self.manifest.name!r} is quantized: it has a graph and no weights of "
@@ -180,12 +187,19 @@ class ModelPackage:
     def build_module(self) -> nn.Module:
         """Build the network with the package's weights, float32, in evaluation mode.
 
+        That of a hosted model has none: each forward pass asks its server.
+
         Raises:
             PackageError: If the weights are not safetensors, or do not fit the network, or the
                 network is a graph.
         """
         from safetensors.torch import load
 
+        if self.manifest.hosted is not None:
+            from eagleray.models.hosted import HostedNetwork
+
+            num_outputs = self.task.num_outputs
+            return HostedNetwork(self.manifest.hosted, num_outputs=num_outputs).eval()
         self.require_pytorch()
         self.require_weights()
         try:
