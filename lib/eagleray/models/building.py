@@ -494,8 +494,10 @@ def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
         linear = _linear_like(head.linear, num_outputs)
         _replace(module, path, HeadWithAttributes(linear, head.attributes.in_features))
     else:
-        assert isinstance(head, nn.Conv2d)  # SqueezeNet
-        _replace(module, path, nn.Conv2d(head.in_channels, num_outputs, kernel_size=1))
+        assert isinstance(head, nn.Conv2d)  # of SqueezeNet, and of networks that say where
+        sides, padding = (cast("tuple[int, int]", one) for one in (head.kernel_size, head.padding))
+        layer = nn.Conv2d(head.in_channels, num_outputs, sides, padding=padding)
+        _replace(module, path, layer)
 
 
 def remove_head(module: nn.Module, path: str) -> None:

@@ -1,7 +1,7 @@
 """Networks that are built on the feature maps of a classifier, by a prefix of its name.
 
-detector/resnet18    a detector on the feature maps of resnet18
-unet/resnet18        a segmentation network; so are fcn8s and fcn32s
+detector/resnet18    a detector on the feature maps of resnet18; so are fcos, retinanet and ssdlite
+unet/resnet18        a segmentation network; so are deeplabv3, lraspp, fcn8s and fcn32s
 
 register_composition(Composition("detector", build, contract="letterbox", size=416))
 """
@@ -70,15 +70,49 @@ def backbone_of(name: str) -> str | None:
 
 
 def _build_detector(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.detector import build_detector
+    from eagleray.models.detector import Detector
+    from eagleray.models.feature_maps import build_on_last_maps
 
-    return build_detector(*architectures, initialize=initialize)
+    return build_on_last_maps(Detector, 3, *architectures, initialize=initialize)
+
+
+def _build_fcos(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.fcos import FCOS
+    from eagleray.models.feature_maps import build_on_last_maps
+
+    return build_on_last_maps(FCOS, 3, *architectures, initialize=initialize)
+
+
+def _build_retinanet(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.feature_maps import build_on_last_maps
+    from eagleray.models.retinanet import RetinaNet
+
+    return build_on_last_maps(RetinaNet, 3, *architectures, initialize=initialize)
+
+
+def _build_ssdlite(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.feature_maps import build_on_last_maps
+    from eagleray.models.ssdlite import SSDLite
+
+    return build_on_last_maps(SSDLite, 2, *architectures, initialize=initialize)
 
 
 def _build_unet(*architectures: Any, initialize: bool) -> nn.Module:
     from eagleray.models.segmenters import build_unet
 
     return build_unet(*architectures, initialize=initialize)
+
+
+def _build_deeplabv3(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.dilated_segmenters import build_deeplabv3
+
+    return build_deeplabv3(*architectures, initialize=initialize)
+
+
+def _build_lraspp(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.dilated_segmenters import build_lraspp
+
+    return build_lraspp(*architectures, initialize=initialize)
 
 
 def _fcn(stride: int) -> Callable[..., nn.Module]:
@@ -90,7 +124,15 @@ def _fcn(stride: int) -> Callable[..., nn.Module]:
     return build_network
 
 
-register_composition(Composition("detector", _build_detector, contract="letterbox", size=416))
-register_composition(Composition("unet", _build_unet, contract="letterbox", size=256))
-register_composition(Composition("fcn8s", _fcn(8), contract="letterbox", size=256))
-register_composition(Composition("fcn32s", _fcn(32), contract="letterbox", size=256))
+for _prefix, _build, _size in (
+    ("detector", _build_detector, 416),
+    ("fcos", _build_fcos, 416),
+    ("retinanet", _build_retinanet, 416),
+    ("ssdlite", _build_ssdlite, 320),
+    ("unet", _build_unet, 256),
+    ("deeplabv3", _build_deeplabv3, 256),
+    ("lraspp", _build_lraspp, 256),
+    ("fcn8s", _fcn(8), 256),
+    ("fcn32s", _fcn(32), 256),
+):
+    register_composition(Composition(_prefix, _build, contract="letterbox", size=_size))

@@ -16,15 +16,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from eagleray.models.architectures import Architecture
-from eagleray.models.feature_maps import FeatureLevel, extract_feature_maps, feature_levels
+from eagleray.models.feature_maps import FeatureLevel
+from eagleray.models.layers import convolutions, group_norm, points_of
 
-__all__ = ["Detector", "build_detector"]
+__all__ = ["Detector"]
 
-_NUM_LEVELS = 3
 _WIDTH = 96
 _DEPTH = 2  # convolutions before each prediction
-_GROUP = 8  # channels of a group of the normalisation
 _PRIOR = -4.6  # logit of a label before training: 1 %, as most points have no object
 _SIDE = 4.0  # side of a box before training, in strides
 _MAX_LOG_SIDE = 8.0  # keeps boxes finite
@@ -45,7 +43,7 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.neck = FeaturePyramidNetwork(
-            [level.channels for level in levels], _WIDTH, norm_layer=_normalisation
+            [level.channels for level in levels], _WIDTH, norm_layer=group_norm
         )
         self.head = _Head(num_labels)
         self._layers = [level.layer for level in levels]
@@ -66,7 +64,7 @@ class Detector(nn.Module):
         boxes, logits, points = [], [], []
         for stride, features in zip(self._strides, pyramid.values(), strict=True):
             places, scores = self.head(features)
-            own = _points(features, stride)
+            own = points_of(features, stride)
             boxes.append(_decode(places.float(), own))
             logits.append(scores.float())
             points.append(own)
@@ -82,7 +80,8 @@ class _Head(nn.Module):
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()
-        self.box_tower, self.label_tower = _tower(), _tower()
+        self.box_tower = convolutions(_WIDTH, _WIDTH, _DEPTH)
+        self.label_tower = convolutions(_WIDTH, _WIDTH, _DEPTH)
         # The labels come last: the last layer of a network is what another set of labels replaces.
         self.boxes = nn.Conv2d(_WIDTH, 4, kernel_size=1)
         self.labels = nn.Conv2d(_WIDTH, num_labels, kernel_size=1)
@@ -97,49 +96,9 @@ class _Head(nn.Module):
         return boxes, logits + _PRIOR
 
 
-def _tower() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(_DEPTH):
-        convolution = nn.Conv2d(_WIDTH, _WIDTH, kernel_size=3, padding=1, bias=False)
-        layers += [convolution, _normalisation(_WIDTH), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def _normalisation(channels: int) -> nn.Module:
-    return nn.GroupNorm(channels // _GROUP, channels)
-
-
-def _points(features: Tensor, stride: int) -> Tensor:
-    """Return x, y and stride of every point of a feature map (N, F, h, w), as (h·w, 3)."""
-    height, width = features.shape[2:]
-    device = features.device
-    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride
-    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
-    down, across = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([across, down, torch.full_like(across, stride)], dim=2).reshape(-1, 3)
-
-
 def _decode(raw: Tensor, points: Tensor) -> Tensor:
     """Return boxes (N, A, 4) as x1, y1, x2, y2 from raw outputs (N, A, 4)."""
     place, stride = points[:, :2], points[:, 2:]
     centres = place + raw[..., :2] * stride
     halves = raw[..., 2:].clamp(max=_MAX_LOG_SIDE).exp() * stride * (_SIDE / 2)
     return torch.cat([centres - halves, centres + halves], dim=2)
-
-
-def build_detector(
-    architecture: Architecture, backbone: Architecture, *, initialize: bool
-) -> Detector:
-    """Build a detector with random weights.
-
-    Args:
-        architecture: The detector; it has an output for each label.
-        backbone: The classifier whose feature maps it uses.
-        initialize: False skips slow initialisers of the backbone.
-
-    Raises:
-        InputError: If the classifier cannot be a backbone.
-    """
-    levels = feature_levels(backbone)[-_NUM_LEVELS:]
-    features = extract_feature_maps(backbone, levels, initialize=initialize)
-    return Detector(features, levels, architecture.num_outputs)

@@ -10,18 +10,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from eagleray.core.errors import InputError
 from eagleray.models.architectures import TIMM_PREFIX, Architecture
 from eagleray.models.building import build
+from eagleray.models.dilation import dilate
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FeatureLevel", "extract_feature_maps", "feature_levels"]
+__all__ = ["FeatureLevel", "build_on_last_maps", "extract_feature_maps", "feature_levels"]
+
+Network = TypeVar("Network", bound="nn.Module")
 
 _TRIAL_SIDE = 128
 _MIN_LEVELS = 3
@@ -88,7 +91,11 @@ def _feature_levels(name: str, in_channels: int) -> tuple[FeatureLevel, ...]:
 
 
 def extract_feature_maps(
-    backbone: Architecture, levels: Sequence[FeatureLevel], *, initialize: bool = True
+    backbone: Architecture,
+    levels: Sequence[FeatureLevel],
+    *,
+    initialize: bool = True,
+    max_stride: int | None = None,
 ) -> nn.Module:
     """Build the part of a network that some of its feature maps need.
 
@@ -96,14 +103,18 @@ def extract_feature_maps(
         backbone: Architecture of a classifier.
         levels: Feature maps, of `feature_levels`.
         initialize: False skips slow initialisers, for weights that are loaded next.
+        max_stride: Largest stride of a feature map, to which the network is dilated; None leaves it
+            as it is.
 
     Returns:
         A module that maps images (N, C, H, W) to a dictionary of feature maps by their layers.
 
     Raises:
-        InputError: If the network cannot be traced.
+        InputError: If the network cannot be traced, or cannot be dilated.
     """
     module = build(backbone, initialize=initialize)
+    if max_stride is not None:
+        dilate(module, backbone, levels[-1], max_stride)
     names = {level.layer: level.layer for level in levels}
     try:
         with warnings.catch_warnings():
@@ -118,3 +129,28 @@ def extract_feature_maps(
             f"{backbone.name} cannot be a backbone: its layers cannot be taken apart "
             f"({str(error).splitlines()[0][:200]}); choose another one, such as resnet18."
         ) from error
+
+
+def build_on_last_maps(
+    network: Callable[[nn.Module, Sequence[FeatureLevel], int], Network],
+    count: int,
+    architecture: Architecture,
+    backbone: Architecture,
+    *,
+    initialize: bool,
+) -> Network:
+    """Build a network on the deepest feature maps of a classifier, with random weights.
+
+    Args:
+        network: Makes the network of a backbone, its feature maps and the number of labels.
+        count: Number of feature maps.
+        architecture: The network; it has an output for each label.
+        backbone: The classifier.
+        initialize: False skips slow initialisers of the backbone.
+
+    Raises:
+        InputError: If the classifier cannot be a backbone.
+    """
+    levels = feature_levels(backbone)[-count:]
+    features = extract_feature_maps(backbone, levels, initialize=initialize)
+    return network(features, levels, architecture.num_outputs)

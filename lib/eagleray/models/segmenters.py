@@ -23,13 +23,14 @@ from torch.nn import functional
 from eagleray.core.errors import InputError
 from eagleray.models.architectures import Architecture
 from eagleray.models.feature_maps import FeatureLevel, extract_feature_maps, feature_levels
+from eagleray.models.layers import convolutions, enlarge
 
-__all__ = ["FullyConvolutional", "UNet", "build_fcn", "build_unet"]
+__all__ = ["FullyConvolutional", "UNet", "build_fcn", "build_unet", "make_label_layer"]
 
-_GROUP = 8  # channels of a group of the normalisation
 _WIDTH_PER_STRIDE = 8  # channels of a U-Net's decoder, between these bounds
 _MIN_WIDTH, _MAX_WIDTH = 16, 256
 _FCN_WIDTH = 32
+_DEPTH = 2  # convolutions of a block of a U-Net
 
 
 class UNet(nn.Module):
@@ -51,12 +52,12 @@ class UNet(nn.Module):
         blocks: list[nn.Module] = []
         for level in reversed(levels[:-1]):
             width = _decoder_width(level.stride)
-            blocks.append(_convolutions(below + level.channels, width))
+            blocks.append(convolutions(below + level.channels, width, _DEPTH))
             below = width
         self.decoder = nn.ModuleList(blocks)
         self._is_enlarged = levels[0].stride > 1
-        self.refine = _convolutions(below, _MIN_WIDTH)
-        self.head = _make_head(_MIN_WIDTH, num_labels)
+        self.refine = convolutions(below, _MIN_WIDTH, _DEPTH)
+        self.head = make_label_layer(_MIN_WIDTH, num_labels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, C, H, W) to logits (N, num_labels, H, W)."""
@@ -64,9 +65,9 @@ class UNet(nn.Module):
         features: Tensor = maps[self._layers[-1]]
         for block, layer in zip(self.decoder, reversed(self._layers[:-1]), strict=True):
             beside = maps[layer]
-            features = block(torch.cat([_enlarge(features, beside), beside], dim=1))
+            features = block(torch.cat([enlarge(features, beside), beside], dim=1))
         if self._is_enlarged:
-            features = _enlarge(features, images)
+            features = enlarge(features, images)
         logits: Tensor = self.head(self.refine(features))
         return logits
 
@@ -92,7 +93,7 @@ class FullyConvolutional(nn.Module):
         strides = [level.stride for level in reversed(levels)]
         factors = [low // high for low, high in zip(strides, [*strides[1:], 1], strict=True)]
         self.enlarge = nn.ModuleList(_enlarging_layer(_FCN_WIDTH, factor) for factor in factors)
-        self.head = _make_head(_FCN_WIDTH, num_labels)
+        self.head = make_label_layer(_FCN_WIDTH, num_labels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, C, H, W) to logits (N, num_labels, H, W)."""
@@ -114,26 +115,11 @@ def _decoder_width(stride: int) -> int:
     return min(_MAX_WIDTH, max(_MIN_WIDTH, _WIDTH_PER_STRIDE * stride))
 
 
-def _convolutions(channels: int, width: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs in (channels, width):
-        convolution = nn.Conv2d(inputs, width, kernel_size=3, padding=1, bias=False)
-        layers += [convolution, nn.GroupNorm(width // _GROUP, width), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def _make_head(width: int, num_labels: int) -> nn.Conv2d:
+def make_label_layer(width: int, num_labels: int) -> nn.Conv2d:
     """Return the layer that scores the labels: the last one, which other labels replace."""
     head = nn.Conv2d(width, num_labels, kernel_size=1)
     nn.init.zeros_(cast("Tensor", head.bias))
     return head
-
-
-def _enlarge(features: Tensor, like: Tensor) -> Tensor:
-    """Enlarge feature maps (N, F, h, w) to the sides of another tensor (N, …, H, W)."""
-    return functional.interpolate(
-        features, size=like.shape[2:], mode="bilinear", align_corners=False
-    )
 
 
 def _fit(features: Tensor, like: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eagleray.tasks.detection_loss import _assign, detection_losses
+from eagleray.tasks.detection_assignment import assign_points
+from eagleray.tasks.detection_loss import detection_losses
 from eagleray.tasks.objects import CROWD, OBJECT
 
 STRIDES = (8, 16, 32)
@@ -36,7 +37,7 @@ SMALL, LARGE = (20.0, 20, 60, 60, 0, OBJECT), (10.0, 10, 120, 120, 1, OBJECT)
 
 
 def test_objects_belong_to_the_map_of_their_size_and_to_points_near_their_centre() -> None:
-    (assigned,) = _assign(POINTS, objects(SMALL, LARGE)[:, 1:])
+    (assigned,) = assign_points(POINTS, objects(SMALL, LARGE)[:, 1:])
     small, large = POINTS[assigned == 0], POINTS[assigned == 1]
     assert set(small[:, 2].tolist()) == {8}  # 40 pixels: up to 8 strides of 8
     assert ((small[:, :2] - 40).abs() < 12).all()
@@ -47,7 +48,7 @@ def test_objects_belong_to_the_map_of_their_size_and_to_points_near_their_centre
 
 def test_a_point_predicts_the_smallest_of_several_objects() -> None:
     outer, inner = (20.0, 20, 60, 60, 0, OBJECT), (30.0, 30, 50, 50, 1, OBJECT)
-    (assigned,) = _assign(POINTS, objects(outer, inner)[:, 1:])
+    (assigned,) = assign_points(POINTS, objects(outer, inner)[:, 1:])
     assert set(assigned[assigned >= 0].tolist()) == {1}
 
 
@@ -57,12 +58,12 @@ def test_every_object_has_a_point() -> None:
         x, y, width, height = (torch.rand(4, generator=generator) * 90 + 1).tolist()
         x, y = min(x, SIDE - width), min(y, SIDE - height)
         row = (x, y, x + width, y + height, 0, OBJECT)
-        assert (_assign(POINTS, objects(row)[:, 1:]) == 0).any()
+        assert (assign_points(POINTS, objects(row)[:, 1:]) == 0).any()
 
 
 def test_right_predictions_cost_nearly_nothing_and_wrong_ones_more() -> None:
     targets = objects(SMALL)
-    (assigned,) = _assign(POINTS, targets[:, 1:])
+    (assigned,) = assign_points(POINTS, targets[:, 1:])
     boxes = torch.tensor([[20.0, 20, 60, 60]]).repeat(len(POINTS), 1)
     logits = torch.full((len(POINTS), 2), -12.0)
     logits[assigned == 0, 0] = 12.0
