@@ -70,6 +70,11 @@ class ImagePrediction(_Wire):
     embedding: list[float] | None = Field(
         default=None, description="Vector of length 1, of an embedding."
     )
+    outlier_score: float | None = Field(
+        default=None,
+        description="Share of the validation images that are less unusual, of a model with "
+        "outlier statistics.",
+    )
     objects: list[ObjectFound] | None = Field(
         default=None, description="Objects of a detection, best first."
     )

@@ -11,16 +11,13 @@ from pydantic import Field
 
 from eagleray.core.errors import InputError
 from eagleray.core.limits import MAX_LABELS
-from eagleray.imaging.geometry import Frame
 from eagleray.tasks.base import (
     Floats,
     ImageLosses,
     LossOptions,
-    NetworkOutput,
     Outputs,
     Task,
     WeightedMetrics,
-    only_tensor,
 )
 from eagleray.tasks.calibration import (
     NUM_BINS,
@@ -142,15 +139,19 @@ class Multiclass(Classification):
 
     # --- prediction ---
 
-    def activate(self, outputs: NetworkOutput) -> Tensor:
-        """Return the softmax of logits (N, num_labels), at the temperature."""
-        return (only_tensor(outputs) / self.temperature).softmax(dim=1)
+    def confidence(self, logits: Tensor) -> Tensor:
+        """Return the logarithm of the sum of exponentials, which the largest logit determines."""
+        return logits.logsumexp(dim=1)
 
-    def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the softmax."""
+        return logits.softmax(dim=1)
+
+    def predict_labels(self, probabilities: Outputs) -> Prediction:
         """Take the most likely label."""
-        best = int(outputs.argmax())
+        best = int(probabilities.argmax())
         label = self.labels[best]
-        return Prediction(label, float(outputs[best]), (label,), None, outputs)
+        return Prediction(label, float(probabilities[best]), (label,), None, probabilities)
 
     # --- evaluation ---
 
