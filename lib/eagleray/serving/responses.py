@@ -92,6 +92,10 @@ class ImagePrediction(_Wire):
     exceeds: list[str] | None = Field(
         default=None, description="Those of the request's limits that the image exceeds."
     )
+    label_levels: list[LabelScore] | None = Field(
+        default=None,
+        description="Most likely label of each level, of a model with labels in a hierarchy.",
+    )
     top: list[LabelScore] = Field(
         default_factory=list, description="Most probable labels, best first."
     )
