@@ -33,7 +33,8 @@ class OutlierStatistics:
 
     Attributes:
         mean: Mean of the features of training images (F,).
-        directions: Orthonormal directions in which they vary most (F, D), D below F.
+        directions: Orthonormal directions in which they vary most (F, D), D below F; the
+            strongest first.
         weight: Weight of the residual (1,), above 0.
         levels: Distances of validation images at equal steps of their share (L,), ascending.
     """

@@ -37,7 +37,8 @@ __all__ = ["FittedStatistics", "fit_statistics"]
 
 Floats = npt.NDArray[np.float32]
 
-_DIRECTION_SHARE = 10  # one direction for so many features; docs/outliers.md has the figures
+_VARIANCE_SHARE = 0.9  # within the subspace; docs/outliers.md has the figures
+_MAX_DIRECTIONS = 1024
 _THREADS = 4
 _TINY = 1e-6
 
@@ -98,11 +99,12 @@ def fit_statistics(
 
 
 def _principal(moments: Moments) -> tuple[Floats, Floats]:
-    """Return the mean (F,) and the directions of the largest variance (F, D)."""
-    length = len(moments.mean)
-    count = max(1, length // _DIRECTION_SHARE)
-    _, vectors = np.linalg.eigh(moments.covariance)  # in ascending order of the variance
-    directions = np.ascontiguousarray(vectors[:, length - count :])
+    """Return the mean (F,) and the directions that hold most of the variance (F, D)."""
+    variances, vectors = np.linalg.eigh(moments.covariance)  # in ascending order
+    shares = np.cumsum(variances[::-1]) / max(variances.sum(), _TINY)
+    count = int(np.searchsorted(shares, _VARIANCE_SHARE)) + 1
+    count = min(count, _MAX_DIRECTIONS, len(variances) - 1)  # a residual needs one more
+    directions = np.ascontiguousarray(vectors[:, ::-1][:, :count])
     return moments.mean.astype(np.float32), directions.astype(np.float32)
 
 

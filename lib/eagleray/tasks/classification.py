@@ -286,6 +286,7 @@ class Classification(Task):
             "labels in order": f"{len(self.labels):,}: {shown}"
             + f", and {more:,} more" * (more > 0),
             "temperature": f"{self.temperature:.3g}",
+            **({"outlier score": "yes"} if self.scores_outliers else {}),
         }
 
     @property

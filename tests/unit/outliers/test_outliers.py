@@ -16,9 +16,12 @@ from eagleray.compression.prepare import open_quantization
 from eagleray.compression.spec import QuantizeSpec
 from eagleray.core.errors import InputError, PackageError
 from eagleray.exports.graph import ExportedNetwork, onnx_graph
+from eagleray.imaging import decode
 from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
+from eagleray.models.features import features_of
 from eagleray.models.manifest import ModelManifest
+from eagleray.models.network import ImageNetwork
 from eagleray.models.outlier_head import residuals
 from eagleray.models.outliers import MAX_LEVELS, OutlierStatistics, parse_outliers
 from eagleray.models.package import OUTLIERS_FILE, ModelPackage, read_package, write_package
@@ -27,6 +30,7 @@ from eagleray.outliers.moments import Moments
 from eagleray.outliers.spec import OutliersSpec
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Binary, Multilabel, Prediction, Regression, Task
+from eagleray.tasks.base import only_tensor
 from tests.support.images import encode
 from tests.support.models import registry_in
 from tests.support.quantized import (
@@ -112,6 +116,28 @@ def test_the_residual_is_the_length_of_what_no_direction_holds() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
 
 
+def test_directions_hold_most_of_the_variance(
+    package: ModelPackage, folder: Path, registry: Registry, parent: ModelVersion
+) -> None:
+    features = features_of(registry.load(parent)).build_module()
+    network = ImageNetwork(features, CONTRACT).eval()
+    uris = digit_split(folder).train.uris
+    pixels = np.stack([decode(Path(uri).read_bytes(), CONTRACT).pixels for uri in uris])
+    with torch.inference_mode():
+        vectors = only_tensor(network(torch.from_numpy(pixels))).double().numpy()
+    statistics = package.outliers
+    assert statistics is not None
+    np.testing.assert_allclose(statistics.mean, vectors.mean(axis=0), atol=1e-5)
+    centered, count = vectors - vectors.mean(axis=0), statistics.directions.shape[1]
+    along = (centered @ statistics.directions).var(axis=0)
+    held = [along[:number].sum() for number in range(count + 1)]
+    total = centered.var(axis=0).sum()
+    assert held[-2] / total < 0.9 <= held[-1] / total
+    np.testing.assert_allclose(
+        statistics.directions.T @ statistics.directions, np.eye(count), atol=1e-5
+    )
+
+
 def test_the_version_predicts_as_its_parent_and_keeps_its_origin(
     registry: Registry, parent: ModelVersion, scored: OutliersSummary, folder: Path
 ) -> None:
@@ -133,7 +159,7 @@ def test_scores_are_shares_of_validation_images(package: ModelPackage, folder: P
 
 
 def test_noise_is_more_unusual_than_digits(package: ModelPackage, folder: Path) -> None:
-    assert np.median(scores(predict(package, noise()))) > 0.85
+    assert np.median(scores(predict(package, noise()))) > 0.75
     assert 0.2 < np.median(scores(predict(package, digits(folder)))) < 0.9
 
 
@@ -265,7 +291,7 @@ def test_a_quantized_version_keeps_the_score(
     expected = scores(predict(package, images))
     found = scores(predict(quantized, images, engine="auto", precision="auto"))
     assert np.abs(found - expected).mean() < 0.05
-    assert np.median(scores(predict(quantized, noise(), engine="auto", precision="auto"))) > 0.8
+    assert np.median(scores(predict(quantized, noise(), engine="auto", precision="auto"))) > 0.7
 
 
 def test_an_export_drops_the_score(package: ModelPackage) -> None:
