@@ -20,6 +20,7 @@ PACKAGES = (
         "explanations",
         "registry",
         "compression",
+        "outliers",
         "exports",
         "importing",
         "sharded",

@@ -22,8 +22,8 @@ from eagleray.models.architectures import Architecture, register_architecture
 from eagleray.sources import InputSpec, OpenedSource, SkippedFiles, Source, register_source
 from eagleray.sources.listing import with_user_columns
 from eagleray.sources.tables import list_locations
-from eagleray.tasks import LossOptions, Multiclass, NetworkOutput, Prediction, register_task
-from eagleray.tasks.base import Floats, ImageLosses, Task, WeightedMetrics, only_tensor
+from eagleray.tasks import LossOptions, Multiclass, Prediction, register_task
+from eagleray.tasks.base import Floats, ImageLosses, Task, WeightedMetrics
 from eagleray.tasks.label_metrics import weighted_mean
 from eagleray.tasks.losses import soft_binary_cross_entropies
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, number_tensor
@@ -70,11 +70,11 @@ class Ordinal(Multiclass):
         """Return the divergence from the teacher's probability of being above each level."""
         return soft_binary_cross_entropies(temperature)
 
-    def activate(self, outputs: NetworkOutput) -> Tensor:
+    def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each level (N, num_labels)."""
         from torch.nn import functional
 
-        above = only_tensor(outputs).sigmoid().cummin(dim=1).values
+        above = logits.sigmoid().cummin(dim=1).values
         return functional.pad(above, (1, 0), value=1.0) - functional.pad(above, (0, 1))
 
     # --- metrics ---

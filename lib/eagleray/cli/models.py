@@ -17,6 +17,7 @@ from eagleray.cli.common import ForceOption, JsonOption, ModelReference
 from eagleray.cli.console import Console, command_errors
 from eagleray.cli.exports import exports_app
 from eagleray.cli.imports import imports_app
+from eagleray.cli.outliers import outliers_app
 from eagleray.cli.quantize import quantize_app
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
@@ -45,6 +46,7 @@ models_app.add_typer(exports_app)
 models_app.add_typer(imports_app)
 models_app.add_typer(versions_app)
 models_app.add_typer(quantize_app)
+models_app.add_typer(outliers_app)
 models_app.add_typer(routes_app)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from eagleray.compression.calibration import (
     SampleImages,
@@ -232,10 +233,9 @@ def _golden_outputs(parent: ModelPackage, predictor: Predictor) -> list[list[flo
     attributes = None
     if parent.attributes:
         attributes = encode_mappings(parent.attributes, [one.attributes for one in images])
-    outputs: list[list[float]] = (
-        predictor.forward(pixels, attributes).reshape(len(images), -1).tolist()
-    )
-    return outputs
+    outputs = torch.from_numpy(predictor.forward(pixels, attributes))
+    summary: list[list[float]] = parent.task.summarize(outputs).tolist()
+    return summary
 
 
 def _evaluate(

@@ -22,7 +22,7 @@ from eagleray.registry.lineage import SPLIT_ARTIFACT
 from eagleray.registry.references import require_version
 from eagleray.registry.registry import ModelVersion, Registry
 
-__all__ = ["QuantizeJob", "open_quantization", "split_artifact"]
+__all__ = ["QuantizeJob", "open_quantization", "read_splits", "split_artifact"]
 
 _HELD_OUT_SHARE = 4  # one in so many images is held out where there is no validation split
 
@@ -76,7 +76,7 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
             f"{parent.reference} is quantized already; quantize the version that it was made from."
         )
     with split_artifact(registry, parent) as file:
-        splits = {} if file is None else _read_splits(file)
+        splits = {} if file is None else read_splits(file)
     test = splits.get("test")
     notes: list[str] = []
     if spec.data is not None:
@@ -129,7 +129,7 @@ def split_artifact(registry: Registry, version: ModelVersion) -> Iterator[str | 
             yield location
 
 
-def _read_splits(location: str) -> dict[str, LabelledImages]:
+def read_splits(location: str) -> dict[str, LabelledImages]:
     """Return the splits of a table of images that have any.
 
     Raises:

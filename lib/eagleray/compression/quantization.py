@@ -90,7 +90,7 @@ def quantize_graph(
     import onnx
 
     with reporter.status("Exporting the network"):
-        content = export_graph(package)
+        content = export_graph(package, with_outlier_score=True)
     original = onnx.ModelProto.FromString(content)
     with reporter.status(f"Calibrating on {len(calibration):,} images"):
         static = _quantize(package, original, calibration)
@@ -146,7 +146,7 @@ def _quantize(package: ModelPackage, original: Any, calibration: SampleImages) -
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(items),
                 model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
-                ignored_scope=nncf.IgnoredScope(names=_decoding(package, original)),
+                ignored_scope=nncf.IgnoredScope(names=_left_alone(package, original)),
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     overflow_fix=nncf.OverflowFix.ENABLE
                 ),
@@ -155,6 +155,26 @@ def _quantize(package: ModelPackage, original: Any, calibration: SampleImages) -
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         name = package.manifest.architecture.name
         raise InputError(f"{name} cannot be quantized ({text}); use the float model.") from error
+
+
+def _left_alone(package: ModelPackage, graph: Any) -> list[str]:
+    """Return the names of the operators that are not quantized."""
+    return _decoding(package, graph) + _scoring(graph)
+
+
+def _scoring(graph: Any) -> list[str]:
+    """Return the names of the operators of an outlier score; none for a network without.
+
+    A residual is the small difference of large numbers, which 8 bits cannot hold.
+    """
+    held = [tensor.name for tensor in graph.graph.initializer]
+    prefixes = [name.removesuffix("directions") for name in held if name.endswith(".directions")]
+    reached, names = {f"{prefix}mean" for prefix in prefixes}, []
+    for node in graph.graph.node:  # each stands behind those whose outputs it takes
+        if not reached.isdisjoint(node.input):
+            names.append(node.name)
+            reached.update(node.output)
+    return names
 
 
 def _decoding(package: ModelPackage, graph: Any) -> list[str]:
@@ -260,7 +280,8 @@ class _Search:
     def _activated(self, logits: Logits) -> Tensor:
         tensors = {name: torch.from_numpy(array) for name, array in logits.items()}
         several: NetworkOutput = tensors
-        return self._task.activate(tensors[self._names[0]] if len(tensors) == 1 else several)
+        outputs = self._task.activate(tensors[self._names[0]] if len(tensors) == 1 else several)
+        return self._task.drop_outlier_score(outputs)
 
     def _score_of(self, outputs: Tensor) -> float:
         task, targets = self._task, self._images.targets

@@ -25,6 +25,7 @@ __all__ = [
     "MAX_MANIFEST_BYTES",
     "MAX_NAME_LENGTH",
     "MAX_NOTE_LENGTH",
+    "MAX_OUTLIERS_BYTES",
     "MAX_RECORD_BYTES",
     "MAX_TENSORS",
     "MAX_UNCHECKED_WEIGHT_BYTES",
@@ -50,8 +51,10 @@ MAX_GOLDEN_BYTES = 32 * 2**20
 """Maximum total size of the golden images in bytes."""
 MAX_GOLDEN_PIXELS = 2**24
 """Maximum width times height of a golden image, according to its header."""
-MAX_FILES = MAX_GOLDEN_IMAGES + 2
-"""Maximum number of files in a manifest: golden images, weights and `golden.json`."""
+MAX_FILES = MAX_GOLDEN_IMAGES + 3
+"""Maximum number of files in a manifest: golden images, weights, `golden.json` and statistics."""
+MAX_OUTLIERS_BYTES = 64 * 2**20
+"""Maximum size of outlier statistics."""
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_GOLDEN_JSON_BYTES = 24 * 2**20

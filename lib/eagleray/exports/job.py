@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError
@@ -232,7 +233,8 @@ def _original_outputs(
         precision="auto" if package.manifest.quantization is not None else "float32",
         cache_folder=settings.cache_folder,
     )
-    return predictor.forward(images.pixels)
+    outputs = torch.from_numpy(predictor.forward(images.pixels))
+    return package.task.drop_outlier_score(outputs).numpy()
 
 
 def _require_equal(facts: ExportFacts) -> None:

@@ -41,7 +41,7 @@ class EagerEngine:
 
     def prepare(self, package: ModelPackage, plan: ExecutionPlan, cache_folder: Path) -> Run:  # noqa: ARG002
         """Build a package's network, fused and cast; nothing is cached."""
-        network = make_network(fuse_and_cast(package.build_module(), plan.dtype), package, plan)
+        network = make_network(fuse_and_cast(package.build_network(), plan.dtype), package, plan)
 
         def run(*inputs: Tensor) -> Tensor:
             with _trace_lock.forward_pass():

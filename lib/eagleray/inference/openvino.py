@@ -33,7 +33,7 @@ from eagleray.inference.engine import ENGINES, Run, UnsupportedNetworkError, mak
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.graph import zero_inputs
 from eagleray.models.network import graph_network
-from eagleray.models.package import WEIGHTS_FILE, ModelPackage
+from eagleray.models.package import OUTLIERS_FILE, WEIGHTS_FILE, ModelPackage
 
 __all__ = ["OpenVinoEngine", "import_openvino"]
 
@@ -205,6 +205,7 @@ def _graph_path(package: ModelPackage, cache_folder: Path) -> Path:
         manifest.contract_digest,
         torch.__version__,
         _version(),
+        *([manifest.files[OUTLIERS_FILE]] if OUTLIERS_FILE in manifest.files else []),
     )
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     return cache_folder / "openvino" / key / _GRAPH
@@ -218,7 +219,7 @@ def _convert(package: ModelPackage) -> Any:
     """
     plan = ExecutionPlan("cpu", "float32", batch_size=2)
     names = list(package.task.network_outputs)
-    network = graph_network(make_network(package.build_module(), package, plan), names)
+    network = graph_network(make_network(package.build_network(), package, plan), names)
     inputs = zero_inputs(package, plan.batch_size)
     batch = torch.export.Dim("batch", min=1)
     try:

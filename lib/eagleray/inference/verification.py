@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from eagleray.core.errors import UserError
 from eagleray.models.building import check_fits
+from eagleray.models.outliers import parse_outliers
 from eagleray.models.package import (
     GOLDEN_FILE,
     MANIFEST_FILE,
+    OUTLIERS_FILE,
     ModelManifest,
     ModelPackage,
     is_package_file,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:  # takes seconds to import, and not every verification needs i
 __all__ = ["Check", "VerificationReport", "verify_loaded", "verify_package"]
 
 _FILES, _DIGEST, _LISTED = "files", "digest", "listed files"
+_OUTLIERS = "outlier statistics"
 _WEIGHTS, _INPUT, _GOLDEN, _OUTPUTS = "network", "input size", "golden images", "outputs"
 
 
@@ -193,6 +196,11 @@ def _check_golden(
         with report.check(name) as check:
             files[name] = opened.read(name, digest=manifest.files[name])
             check.detail = f"{len(files[name]):,} bytes, as listed"
+    if OUTLIERS_FILE in files:
+        with report.check(_OUTLIERS) as check:
+            parse_outliers(files[OUTLIERS_FILE], f"{folder}: {OUTLIERS_FILE}")
+        if not check.passed:
+            return None
     if len(files) < len(listed):
         report.skip("intact files", _GOLDEN)
         return None

@@ -45,6 +45,7 @@ __all__ = [
     "load_backbone",
     "remove_head",
     "replace_head",
+    "replace_layer",
 ]
 
 _SMALL_PIXELS = 64 * 64
@@ -420,7 +421,8 @@ def _designed_side(architecture: Architecture) -> int | None:
 # --- input and head --------------------------------------------------------------------------
 
 
-def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
+def replace_layer(module: nn.Module, path: str, new: nn.Module) -> None:
+    """Replace the layer of a name."""
     parent, _, name = path.rpartition(".")
     setattr(module.get_submodule(parent), name, new)
 
@@ -451,7 +453,7 @@ def _fit_input(module: nn.Module, in_channels: int) -> None:
         fitted.weight.copy_(total.expand_as(fitted.weight) / in_channels)
         if first.bias is not None and fitted.bias is not None:
             fitted.bias.copy_(first.bias)
-    _replace(module, path, fitted)
+    replace_layer(module, path, fitted)
 
 
 def find_head(module: nn.Module, num_outputs: int) -> str:
@@ -489,15 +491,15 @@ def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
     path = find_head(module, present)
     head = module.get_submodule(path)
     if isinstance(head, nn.Linear):
-        _replace(module, path, _linear_like(head, num_outputs))
+        replace_layer(module, path, _linear_like(head, num_outputs))
     elif isinstance(head, HeadWithAttributes):
         linear = _linear_like(head.linear, num_outputs)
-        _replace(module, path, HeadWithAttributes(linear, head.attributes.in_features))
+        replace_layer(module, path, HeadWithAttributes(linear, head.attributes.in_features))
     else:
         assert isinstance(head, nn.Conv2d)  # of SqueezeNet, and of networks that say where
         sides, padding = (cast("tuple[int, int]", one) for one in (head.kernel_size, head.padding))
         layer = nn.Conv2d(head.in_channels, num_outputs, sides, padding=padding)
-        _replace(module, path, layer)
+        replace_layer(module, path, layer)
 
 
 def remove_head(module: nn.Module, path: str) -> None:
@@ -509,7 +511,7 @@ def remove_head(module: nn.Module, path: str) -> None:
     from torch import nn
 
     module.get_submodule(path)
-    _replace(module, path, nn.Identity())
+    replace_layer(module, path, nn.Identity())
 
 
 def _linear_like(head: nn.Linear, num_outputs: int) -> nn.Linear:
@@ -539,7 +541,7 @@ def join_attributes(module: nn.Module, architecture: Architecture) -> nn.Module:
             f"Attributes join a linear head, and {architecture.name} ends in a convolution; choose "
             "another architecture, or leave attributes out."
         )
-    _replace(module, path, MovedHead())
+    replace_layer(module, path, MovedHead())
     return NetworkWithAttributes(module, HeadWithAttributes(head, architecture.num_attributes))
 
 
@@ -552,5 +554,5 @@ def drop_attributes(module: nn.Module) -> nn.Module:
     from eagleray.models.head import NetworkWithAttributes
 
     assert isinstance(module, NetworkWithAttributes)
-    _replace(module.backbone, module.place, module.head.linear)
+    replace_layer(module.backbone, module.place, module.head.linear)
     return module.backbone

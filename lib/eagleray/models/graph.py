@@ -47,8 +47,12 @@ Shape = tuple[int | None, ...]
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
-def export_graph(package: ModelPackage) -> bytes:
+def export_graph(package: ModelPackage, *, with_outlier_score: bool = False) -> bytes:
     """Export a package's float network as ONNX, with batches of any size.
+
+    Args:
+        package: The model package.
+        with_outlier_score: Whether an outlier score stays behind the logits, if there is one.
 
     Raises:
         InputError: If the network cannot be exported.
@@ -58,7 +62,7 @@ def export_graph(package: ModelPackage) -> bytes:
 
     from eagleray.models.network import ImageNetwork, graph_network
 
-    module = package.build_module()
+    module = package.build_network() if with_outlier_score else package.build_module()
     module.register_forward_pre_hook(_make_contiguous)
     network = graph_network(
         ImageNetwork(module, package.contract), tuple(package.task.network_outputs)

@@ -2,6 +2,7 @@
 
     model.json          task, architecture, contract, metrics, lineage, and every file's SHA-256
     model.safetensors   the weights; or of a quantized or imported network model.onnx, its graph
+    outliers.safetensors  statistics of the features of training images, for an outlier score
     golden.json         expected outputs of the golden images
     golden/*.png …      a few encoded images, as a health check
 
@@ -47,10 +48,12 @@ from eagleray.models.manifest import (
     parse_manifest,
     require_digest,
 )
+from eagleray.models.outliers import OutlierStatistics, parse_outliers
 from eagleray.models.package_files import (
     GOLDEN_FILE,
     GRAPH_FILE,
     MANIFEST_FILE,
+    OUTLIERS_FILE,
     WEIGHTS_FILE,
     PackageFiles,
     open_package,
@@ -65,6 +68,7 @@ __all__ = [
     "GOLDEN_FILE",
     "GRAPH_FILE",
     "MANIFEST_FILE",
+    "OUTLIERS_FILE",
     "WEIGHTS_FILE",
     "GoldenImage",
     "GoldenSet",
@@ -85,7 +89,7 @@ __all__ = [
 ]
 
 _PACKAGE_FILE = re.compile(
-    r"model\.safetensors|model\.onnx|golden\.json|golden/[A-Za-z0-9_-]+\.("
+    r"model\.safetensors|model\.onnx|outliers\.safetensors|golden\.json|golden/[A-Za-z0-9_-]+\.("
     + "|".join(FORMATS)
     + ")"
 )
@@ -136,6 +140,17 @@ class ModelPackage:
         if GOLDEN_FILE not in self.files:
             return GoldenSet(tolerance=GOLDEN_TOLERANCE * self.task.unit)
         return parse_golden(self.files[GOLDEN_FILE], GOLDEN_FILE)
+
+    @cached_property
+    def outliers(self) -> OutlierStatistics | None:
+        """The statistics that the outlier score is computed from; None without any.
+
+        Raises:
+            PackageError: If they are not valid.
+        """
+        if OUTLIERS_FILE not in self.files:
+            return None
+        return parse_outliers(bytes(self.files[OUTLIERS_FILE]), OUTLIERS_FILE)
 
     @property
     def graph(self) -> bytes | None:
@@ -208,6 +223,20 @@ class ModelPackage:
             raise PackageError(f"{WEIGHTS_FILE} is not a safetensors file ({error}).") from None
         module = build(self.manifest.architecture, initialize=False)
         module.load_state_dict(weights)
+        return module.eval()
+
+    def build_network(self) -> nn.Module:
+        """Build the network as it predicts: with the outlier score behind its logits, if any.
+
+        Raises:
+            PackageError: As `build_module`, or if the outlier statistics do not fit the network.
+        """
+        module = self.build_module()
+        if self.outliers is not None:
+            from eagleray.models.outlier_head import add_outlier_score
+
+            architecture, confidence = self.manifest.architecture, self.task.confidence
+            add_outlier_score(module, architecture, self.outliers, confidence)
         return module.eval()
 
 
@@ -303,6 +332,8 @@ def read_package(folder: str, *, expected_digest: str | None = None) -> ModelPac
             if name != manifest.network_file
         }
         require_golden_fits(folder, manifest, files)
+        if OUTLIERS_FILE in files:
+            parse_outliers(files[OUTLIERS_FILE], f"{folder}: {OUTLIERS_FILE}")
         files[manifest.network_file] = read_network(opened, manifest)
     return ModelPackage(manifest, MappingProxyType({name: files[name] for name in manifest.files}))
 
@@ -374,6 +405,13 @@ def require_listed(folder: str, present: Sequence[str], manifest: ModelManifest)
         raise PackageError(
             f"{folder}: {MANIFEST_FILE} lists {other} beside {manifest.network_file}; a package "
             "holds one network."
+        )
+    needs_outliers = manifest.task.has_outlier_score and not manifest.has_graph
+    if needs_outliers != (OUTLIERS_FILE in manifest.files):
+        raise PackageError(
+            f"{folder}: {MANIFEST_FILE} has a task {'with' if needs_outliers else 'without'} an "
+            f"outlier score and lists {'no' if needs_outliers else 'a file'} {OUTLIERS_FILE}; "
+            "fetch the package again."
         )
     unlisted = sorted({*present} - {*manifest.files} - {MANIFEST_FILE})
     if unlisted:

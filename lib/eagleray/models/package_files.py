@@ -19,6 +19,7 @@ from eagleray.core.limits import (
     MAX_GOLDEN_JSON_BYTES,
     MAX_GRAPH_BYTES,
     MAX_MANIFEST_BYTES,
+    MAX_OUTLIERS_BYTES,
     MAX_UNCHECKED_WEIGHT_BYTES,
 )
 from eagleray.io.storage.untrusted import (
@@ -34,6 +35,7 @@ __all__ = [
     "GOLDEN_FILE",
     "GRAPH_FILE",
     "MANIFEST_FILE",
+    "OUTLIERS_FILE",
     "WEIGHTS_FILE",
     "PackageFiles",
     "open_package",
@@ -44,8 +46,13 @@ MANIFEST_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 GRAPH_FILE = "model.onnx"
 GOLDEN_FILE = "golden.json"
+OUTLIERS_FILE = "outliers.safetensors"
 
-_MAX_BYTES = {MANIFEST_FILE: MAX_MANIFEST_BYTES, GOLDEN_FILE: MAX_GOLDEN_JSON_BYTES}
+_MAX_BYTES = {
+    MANIFEST_FILE: MAX_MANIFEST_BYTES,
+    GOLDEN_FILE: MAX_GOLDEN_JSON_BYTES,
+    OUTLIERS_FILE: MAX_OUTLIERS_BYTES,
+}
 
 
 @contextlib.contextmanager

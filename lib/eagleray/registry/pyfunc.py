@@ -174,7 +174,8 @@ class PyfuncModel:
 def result_columns(package: ModelPackage) -> list[str]:
     """Return the columns of a model's results, the prediction first."""
     task = package.task
-    own = [name for name in task.result_types() if name not in Task.result_types()]
+    held = {field.name for field in task.result_fields()}
+    own = [name for name in task.result_types() if name in held - Task.result_types().keys()]
     if not task.labels:
         value = ["value"] if "value" in task.result_types() else []
         return [*value, *own, *_FAILURE]

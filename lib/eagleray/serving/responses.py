@@ -70,6 +70,11 @@ class ImagePrediction(_Wire):
     embedding: list[float] | None = Field(
         default=None, description="Vector of length 1, of an embedding."
     )
+    outlier_score: float | None = Field(
+        default=None,
+        description="Share of the validation images that are less unusual, of a model with "
+        "outlier statistics.",
+    )
     objects: list[ObjectFound] | None = Field(
         default=None, description="Objects of a detection, best first."
     )
@@ -86,6 +91,10 @@ class ImagePrediction(_Wire):
     )
     exceeds: list[str] | None = Field(
         default=None, description="Those of the request's limits that the image exceeds."
+    )
+    label_levels: list[LabelScore] | None = Field(
+        default=None,
+        description="Most likely label of each level, of a model with labels in a hierarchy.",
     )
     top: list[LabelScore] = Field(
         default_factory=list, description="Most probable labels, best first."

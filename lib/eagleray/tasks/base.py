@@ -148,10 +148,15 @@ class Task(BaseModel):
     def _omit_defaults_of_later_fields(
         self, serialize: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        """Leave out a temperature of 1: packages made before there was one keep their digests."""
+        """Leave out a temperature of 1 and no outlier score, as packages made before had neither.
+
+        They keep their digests.
+        """
         fields: dict[str, Any] = serialize(self)
         if fields.get("temperature") == 1.0:
             del fields["temperature"]
+        if fields.get("scores_outliers") is False:
+            del fields["scores_outliers"]
         return fields
 
     # --- from a table to targets ---
@@ -269,6 +274,27 @@ class Task(BaseModel):
         if self.name == parent.name and self.labels and set(self.labels) == set(parent.labels):
             return self.model_copy(update={"labels": parent.labels})
         return self
+
+    @property
+    def has_outlier_score(self) -> bool:
+        """Whether the network returns an outlier score behind its logits."""
+        return False
+
+    def with_outlier_score(self) -> Task:
+        """Return the task of a network that returns an outlier score behind its logits.
+
+        Raises:
+            InputError: If models of this task have none.
+        """
+        raise InputError(f"A {self.name} model has no outlier score; name a classifier.")
+
+    def drop_outlier_score(self, outputs: Tensor) -> Tensor:
+        """Return activated outputs (N, …) without an outlier score."""
+        return outputs
+
+    def confidence(self, logits: Tensor) -> Tensor:
+        """Return how much a label stands out (N,), from logits (N, num_outputs)."""
+        raise NotImplementedError
 
     def shares_head_with(self, parent: Task) -> bool:
         """Return whether the last layer of a parent's network predicts the same."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 
 from eagleray.core.errors import InputError
-from eagleray.imaging.geometry import Frame
 from eagleray.tasks.base import (
     Floats,
     ImageLosses,
@@ -152,18 +151,18 @@ class Binary(Classification):
 
     # --- prediction ---
 
-    def activate(self, outputs: NetworkOutput) -> Tensor:
-        """Return the probabilities of both labels (N, 2), at the temperature."""
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of both labels (N, 2)."""
         import torch
 
-        positive = (only_tensor(outputs) / self.temperature).sigmoid()
+        positive = logits.sigmoid()
         return torch.cat([1 - positive, positive], dim=1)
 
-    def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
+    def predict_labels(self, probabilities: Outputs) -> Prediction:
         """Take the positive label from its threshold on."""
-        best = int(outputs[1] >= self.threshold)
+        best = int(probabilities[1] >= self.threshold)
         label = self.labels[best]
-        return Prediction(label, float(outputs[best]), (label,), None, outputs)
+        return Prediction(label, float(probabilities[best]), (label,), None, probabilities)
 
     def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
         """Return the logit, which is that of the positive label; negated for the other one (N,)."""

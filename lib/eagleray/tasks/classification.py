@@ -6,6 +6,7 @@ import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.limits import MAX_LABELS, MAX_MANIFEST_BYTES, MAX_NAME_LENGTH
+from eagleray.imaging.geometry import Frame
 from eagleray.tasks.base import LossOptions, NetworkOutput, Outputs, Task, only_tensor
 from eagleray.tasks.calibration import (
     NUM_BINS,
@@ -35,9 +37,11 @@ from eagleray.tasks.review import LabelReview, Mistake, contradicted_labels
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, number_tensor, text_tensor
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
 __all__ = [
+    "OUTLIER_SCORE",
     "Classification",
     "Integers",
     "Label",
@@ -57,6 +61,9 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[FiniteFloat, Field(gt=0.0)]
 """Divisor of logits before they become probabilities; above 1, it makes them less confident."""
 
+OUTLIER_SCORE = "outlier_score"
+"""Name of the outlier score in results: a column, a member of a response, a tensor."""
+
 _MAX_CLASSES_DRAWN = 50
 _MAX_CLASSES_CURVED = 200
 _MAX_LABELS_LISTED = 50
@@ -65,7 +72,11 @@ _MAX_LABELS_LISTED = 50
 class Classification(Task):
     """A task whose outputs are probabilities of labels (N, num_labels).
 
+    A network with outlier statistics returns one more number for each image: the outlier score,
+    behind the logits, and behind the probabilities of the activated outputs.
+
     Attributes:
+        scores_outliers: Whether the model has outlier statistics.
         only_macro_curves: Whether plots show the average of the labels' curves alone.
     """
 
@@ -74,6 +85,8 @@ class Classification(Task):
     fitted: ClassVar[frozenset[str]] = frozenset({"temperature"})
     only_macro_curves: ClassVar[bool] = False
     output_names: ClassVar[tuple[str, ...] | None] = ()
+
+    scores_outliers: bool = False
 
     if TYPE_CHECKING:
         temperature: float
@@ -94,9 +107,83 @@ class Classification(Task):
         """One probability for each label."""
         return len(self.labels)
 
+    @property
+    def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """The logits, with the outlier score behind them if there is one."""
+        return {"logits": (self.num_outputs + self.scores_outliers,)}
+
     def outputs_of(self, prediction: Prediction) -> Outputs:
         """Return the probabilities."""
         return prediction.probabilities
+
+    def summarize(self, outputs: Tensor) -> Tensor:
+        """Return the probabilities, without an outlier score."""
+        return self.drop_outlier_score(outputs)
+
+    # --- outliers ---
+
+    @property
+    def has_outlier_score(self) -> bool:
+        """Whether the model has outlier statistics."""
+        return self.scores_outliers
+
+    def with_outlier_score(self) -> Self:
+        """Return the task of a model with outlier statistics.
+
+        Raises:
+            InputError: If the task of an extension takes logits alone.
+        """
+        if type(self).activate is not Classification.activate:
+            raise InputError(
+                f"A {self.name} model has no outlier score, as its task activates outputs by "
+                "itself; let it define `probabilities` instead of `activate`."
+            )
+        return self.model_copy(update={"scores_outliers": True})
+
+    def drop_outlier_score(self, outputs: Tensor) -> Tensor:
+        """Return the probabilities."""
+        return outputs[:, : self.num_values]
+
+    def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
+        """Return the probabilities: an exported model has no outlier score."""
+        return self.drop_outlier_score(self.activate(outputs))
+
+    def confidence(self, logits: Tensor) -> Tensor:
+        """Return the mean of log(exp(z / 2) + exp(-z / 2)): how far labels are from undecided."""
+        from torch.nn import functional
+
+        return (functional.softplus(logits) - logits / 2).mean(dim=1)
+
+    # --- prediction ---
+
+    def activate(self, outputs: NetworkOutput) -> Tensor:
+        """Return probabilities (N, num_labels), and behind them the outlier score if there is one.
+
+        Args:
+            outputs: Logits (N, num_outputs), and behind them the outlier score if there is one.
+        """
+        import torch
+
+        row = only_tensor(outputs)
+        probabilities = self.probabilities(row[:, : self.num_outputs] / self.temperature)
+        if row.shape[1] == self.num_outputs:
+            return probabilities
+        return torch.cat([probabilities, row[:, self.num_outputs :]], dim=1)
+
+    def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
+        """Return the labels that hold, and the outlier score if there is one."""
+        prediction = self.predict_labels(outputs[: self.num_values])
+        if len(outputs) == self.num_values:
+            return prediction
+        return replace(prediction, outlier_score=float(outputs[self.num_values]))
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return probabilities (N, num_labels) of logits (N, num_outputs) at the temperature."""
+
+    @abstractmethod
+    def predict_labels(self, probabilities: Outputs) -> Prediction:
+        """Return the labels that hold, from the probabilities of one image (num_labels,)."""
 
     # --- explanation ---
 
@@ -199,6 +286,7 @@ class Classification(Task):
             "labels in order": f"{len(self.labels):,}: {shown}"
             + f", and {more:,} more" * (more > 0),
             "temperature": f"{self.temperature:.3g}",
+            **({"outlier score": "yes"} if self.scores_outliers else {}),
         }
 
     @property
@@ -294,26 +382,65 @@ class Classification(Task):
     def _more_tables(self, outputs: Tensor, targets: Tensor) -> Iterable[Table]:
         return ()
 
+    # --- results ---
+
+    @classmethod
+    def result_types(cls) -> dict[str, pa.DataType]:
+        """Return the columns of every task, and the outlier score."""
+        import pyarrow as pa
+
+        return {**super().result_types(), OUTLIER_SCORE: pa.float32()}
+
+    def result_fields(self) -> list[pa.Field]:
+        """Return the columns that apply: an outlier score only if there is one."""
+        return [one for one in super().result_fields() if self._has_column(one.name)]
+
+    def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
+        """Return the values of `result_fields` for a prediction."""
+        row = super().result_row(prediction, top_k)
+        return {**row, **self._outlier_member(prediction)}
+
+    def response(
+        self, prediction: Prediction, *, top_k: int, threshold: float | None
+    ) -> dict[str, Any]:
+        """Return the labels and values of every task, and the outlier score if there is one."""
+        members = super().response(prediction, top_k=top_k, threshold=threshold)
+        return {**members, **self._outlier_member(prediction)}
+
+    def _has_column(self, name: str) -> bool:
+        return self.scores_outliers or name != OUTLIER_SCORE
+
+    def _outlier_member(self, prediction: Prediction) -> dict[str, Any]:
+        return {OUTLIER_SCORE: prediction.outlier_score} if self.scores_outliers else {}
+
     # --- the Open Inference Protocol ---
 
     def tensor_specs(self) -> tuple[TensorSpec, ...]:
-        """Return the label, its score, and all probabilities."""
-        return (
+        """Return the label, its score, all probabilities, and the outlier score if there is one."""
+        specs = (
             TensorSpec("label", "BYTES"),
             TensorSpec("score", "FP32"),
             TensorSpec("probabilities", "FP32", (-1, len(self.labels))),
+            TensorSpec(OUTLIER_SCORE, "FP32"),
         )
+        return tuple(one for one in specs if self._has_column(one.name))
 
     def tensors(self, predictions: Sequence[Prediction | None]) -> list[NamedTensor]:
-        """Return the label, its score, and all probabilities; NaN for a failed image."""
+        """Return the outputs of `tensor_specs`; NaN for a failed image."""
         unknown = np.full(len(self.labels), np.nan, np.float32)
         scores: list[Any] = [np.nan if one is None else one.score for one in predictions]
         rows = [unknown if one is None else one.probabilities for one in predictions]
-        return [
+        found = [
             text_tensor("label", ["" if one is None else one.label or "" for one in predictions]),
             number_tensor("score", scores),
             number_tensor("probabilities", np.stack(rows)),
         ]
+        if self.scores_outliers:
+            unusual: list[Any] = [
+                np.nan if one is None else one.outlier_score for one in predictions
+            ]
+            found.append(number_tensor(OUTLIER_SCORE, unusual))
+        return found
 
 
 # --- plots --------------------------------------------------------------------------------------

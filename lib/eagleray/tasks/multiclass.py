@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
 
 from eagleray.core.errors import InputError
 from eagleray.core.limits import MAX_LABELS
-from eagleray.imaging.geometry import Frame
 from eagleray.tasks.base import (
     Floats,
     ImageLosses,
     LossOptions,
-    NetworkOutput,
     Outputs,
     Task,
     WeightedMetrics,
-    only_tensor,
 )
 from eagleray.tasks.calibration import (
     NUM_BINS,
@@ -37,6 +35,7 @@ from eagleray.tasks.classification import (
     label_index,
     require_class_names,
 )
+from eagleray.tasks.hierarchy import Level, LevelHits, levels_of
 from eagleray.tasks.label_metrics import (
     COUNTED,
     RANKED,
@@ -53,11 +52,16 @@ from eagleray.tasks.losses import cross_entropies, soft_cross_entropies
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Table
 from eagleray.tasks.registration import register_task
+from eagleray.tasks.tensors import NamedTensor, TensorSpec, number_tensor
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
 __all__ = ["Multiclass"]
+
+LABEL_LEVELS = "label_levels"
+"""Name of the labels of a hierarchy's levels in results: a column, a member, a tensor."""
 
 _AVERAGES = ("macro", "micro", "weighted")
 _MIN_LABELS_FOR_TOP5 = 6
@@ -142,15 +146,45 @@ class Multiclass(Classification):
 
     # --- prediction ---
 
-    def activate(self, outputs: NetworkOutput) -> Tensor:
-        """Return the softmax of logits (N, num_labels), at the temperature."""
-        return (only_tensor(outputs) / self.temperature).softmax(dim=1)
+    def confidence(self, logits: Tensor) -> Tensor:
+        """Return the logarithm of the sum of exponentials, which the largest logit determines."""
+        return logits.logsumexp(dim=1)
 
-    def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the softmax."""
+        return logits.softmax(dim=1)
+
+    def predict_labels(self, probabilities: Outputs) -> Prediction:
         """Take the most likely label."""
-        best = int(outputs.argmax())
+        best = int(probabilities.argmax())
         label = self.labels[best]
-        return Prediction(label, float(outputs[best]), (label,), None, outputs)
+        return Prediction(label, float(probabilities[best]), (label,), None, probabilities)
+
+    # --- hierarchy ---
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels above the labels, where these are paths such as `animal/dog/terrier`."""
+        return levels_of(self.labels)
+
+    def label_levels(self, prediction: Prediction) -> list[dict[str, Any]]:
+        """Return the most likely node of each level with its probability, and the label last.
+
+        Each level is decided by itself: the node of the label may be another one.
+        """
+        found = []
+        for level in self.levels:
+            scores = level.scores(prediction.probabilities[None])[0]
+            best = int(scores.argmax())
+            found.append({"label": level.nodes[best], "score": float(scores[best])})
+        return [*found, {"label": prediction.label, "score": prediction.score}]
+
+    def _level_hits(self, outputs: Tensor, targets: Tensor) -> Iterator[LevelHits]:
+        """Yield the true and the predicted nodes of each level."""
+        scores, truth = outputs.cpu().numpy(), self.truth(targets)
+        for number, level in enumerate(self.levels, start=1):
+            predicted = level.scores(scores).argmax(axis=1)
+            yield LevelHits(number, level.nodes, level.node_of[truth], predicted)
 
     # --- evaluation ---
 
@@ -164,9 +198,10 @@ class Multiclass(Classification):
 
     @property
     def headline_names(self) -> tuple[str, ...]:
-        """Accuracy, F1 and calibration; top-5 accuracy where there are more than 5 labels."""
+        """Accuracy, also of levels, F1, calibration; top-5 accuracy from 6 labels on."""
         top5 = ("top5_accuracy",) if len(self.labels) >= _MIN_LABELS_FOR_TOP5 else ()
-        return ("accuracy", "f1_macro", *top5, "log_loss", "ece")
+        levels = [f"accuracy_level{number}" for number in range(1, len(self.levels) + 1)]
+        return ("accuracy", *levels, "f1_macro", *top5, "log_loss", "ece")
 
     def measured_names(self, targets: Tensor | None = None) -> tuple[str, ...]:
         """Return the names of metrics of all labels, then of each label."""
@@ -176,7 +211,12 @@ class Multiclass(Classification):
         pooled += [f"{name}_macro" for name in RANKED if ranked]
         of_labels = [f"{name}[{label}]" for name in COUNTED for label in seen]
         of_labels += [f"{name}[{label}]" for name in RANKED for label in ranked]
-        return ("accuracy", "error", *top5, *pooled, "log_loss", "ece", *of_labels)
+        of_levels = [
+            f"{name}_level{number}"
+            for number in range(1, len(self.levels) + 1)
+            for name in ("accuracy", "f1_macro")
+        ]
+        return ("accuracy", "error", *top5, *of_levels, *pooled, "log_loss", "ece", *of_labels)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Compute accuracy, precision, recall, F1, ranks, log loss and calibration."""
@@ -188,6 +228,8 @@ class Multiclass(Classification):
         found["ece"] = self.reliability(outputs, targets).error
         found["top5_accuracy"] = float(is_in_top(scores, truth, 5).mean())
         found["top5_error"] = 1.0 - found["top5_accuracy"]
+        for one in self._level_hits(outputs, targets):
+            found |= one.metrics
         return {name: found[name] for name in self.measured_names(targets)}
 
     def weighted_metrics(self, outputs: Tensor, targets: Tensor) -> WeightedMetrics:
@@ -200,6 +242,8 @@ class Multiclass(Classification):
         means = {"accuracy": predicted == truth, "log_loss": log_losses(scores, truth)}
         if "top5_accuracy" in self.headline_names:
             means["top5_accuracy"] = is_in_top(scores, truth, 5)
+        for one in self._level_hits(outputs, targets):
+            means[f"accuracy_level{one.number}"] = one.truth == one.predicted
 
         def metrics(weights: Floats) -> dict[str, Floats]:
             counts = count_labels(predicted, truth, len(self.labels), weights)
@@ -238,7 +282,7 @@ class Multiclass(Classification):
         return fit_temperature(logits, truth, functional.cross_entropy, chance=1 / len(self.labels))
 
     def _more_tables(self, outputs: Tensor, targets: Tensor) -> Iterable[Table]:
-        """Return the most common pairs of a true label and another prediction."""
+        """Return the levels of a hierarchy, and the most common pairs of a mistake."""
         counts = self._confusion(outputs, targets)
         totals = counts.sum(axis=1)
         np.fill_diagonal(counts, 0)
@@ -254,4 +298,66 @@ class Multiclass(Classification):
             if counts[true, predicted]
         ]
         headings = ("True", "Predicted", "Images", "Share of the true class")
-        return [Table("Most confused classes", headings, rows)]
+        confused = Table("Most confused classes", headings, rows)
+        levels = [
+            (str(one.number), len(one.nodes), one.accuracy, one.f1_macro)
+            for one in self._level_hits(outputs, targets)
+        ]
+        headings = ("Level", "Labels", "Accuracy", "F1 (macro)")
+        return [Table("Levels of the labels", headings, levels), confused]
+
+    # --- results ---
+
+    @classmethod
+    def result_types(cls) -> dict[str, pa.DataType]:
+        """Return the columns of classification, and the label of each level."""
+        import pyarrow as pa
+
+        node = pa.struct({"label": pa.string(), "score": pa.float32()})
+        return {**super().result_types(), LABEL_LEVELS: pa.list_(node)}
+
+    def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
+        """Return the values of `result_fields` for a prediction."""
+        row = super().result_row(prediction, top_k)
+        return {**row, **self._levels_member(prediction)}
+
+    def response(
+        self, prediction: Prediction, *, top_k: int, threshold: float | None
+    ) -> dict[str, Any]:
+        """Return the members of classification, and the label of each level of a hierarchy."""
+        members = super().response(prediction, top_k=top_k, threshold=threshold)
+        return {**members, **self._levels_member(prediction)}
+
+    def tensor_specs(self) -> tuple[TensorSpec, ...]:
+        """Return the tensors of classification, and labels and scores of the levels."""
+        specs = super().tensor_specs()
+        if not self.levels:
+            return specs
+        shape = (-1, len(self.levels) + 1)
+        return (
+            *specs,
+            TensorSpec(LABEL_LEVELS, "BYTES", shape),
+            TensorSpec("level_scores", "FP32", shape),
+        )
+
+    def tensors(self, predictions: Sequence[Prediction | None]) -> list[NamedTensor]:
+        """Return the outputs of `tensor_specs`; an empty text and NaN for a failed image."""
+        found = super().tensors(predictions)
+        if not self.levels:
+            return found
+        failed: list[dict[str, Any]] = [{"label": "", "score": np.nan}] * (len(self.levels) + 1)
+        rows = [failed if one is None else self.label_levels(one) for one in predictions]
+        texts = [node["label"].encode() for row in rows for node in row]
+        scores = [[node["score"] for node in row] for row in rows]
+        shape = (len(rows), len(self.levels) + 1)
+        return [
+            *found,
+            NamedTensor(LABEL_LEVELS, "BYTES", shape, texts),
+            number_tensor("level_scores", scores),
+        ]
+
+    def _has_column(self, name: str) -> bool:
+        return super()._has_column(name) and (name != LABEL_LEVELS or bool(self.levels))
+
+    def _levels_member(self, prediction: Prediction) -> dict[str, Any]:
+        return {LABEL_LEVELS: self.label_levels(prediction)} if self.levels else {}

@@ -11,17 +11,14 @@ from pydantic import Field, model_validator
 
 from eagleray.core.errors import InputError
 from eagleray.core.limits import MAX_LABELS
-from eagleray.imaging.geometry import Frame
 from eagleray.tasks.base import (
     SCORE_PREFIX,
     Floats,
     ImageLosses,
     LossOptions,
-    NetworkOutput,
     Outputs,
     Task,
     WeightedMetrics,
-    only_tensor,
 )
 from eagleray.tasks.calibration import NUM_BINS, Reliability, measure_reliability
 from eagleray.tasks.classification import (
@@ -154,20 +151,20 @@ class Multilabel(Classification):
 
     # --- prediction ---
 
-    def activate(self, outputs: NetworkOutput) -> Tensor:
-        """Return the sigmoid of each logit, at the temperature."""
-        return (only_tensor(outputs) / self.temperature).sigmoid()
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the sigmoid of each logit."""
+        return logits.sigmoid()
 
-    def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
+    def predict_labels(self, probabilities: Outputs) -> Prediction:
         """Take every label from its threshold on; `label` is the most likely of them."""
-        holds = [index for index, limit in enumerate(self.thresholds) if outputs[index] >= limit]
-        best = max(holds, key=lambda index: outputs[index], default=None)
+        holds = [at for at, limit in enumerate(self.thresholds) if probabilities[at] >= limit]
+        best = max(holds, key=lambda at: probabilities[at], default=None)
         return Prediction(
             label=None if best is None else self.labels[best],
-            score=float(outputs.max() if best is None else outputs[best]),
-            labels=tuple(self.labels[index] for index in holds),
+            score=float(probabilities.max() if best is None else probabilities[best]),
+            labels=tuple(self.labels[at] for at in holds),
             value=None,
-            probabilities=outputs,
+            probabilities=probabilities,
         )
 
     # --- evaluation ---

@@ -29,6 +29,8 @@ class Prediction:
         value: The predicted number of a regression, in the unit of its training table.
         probabilities: float32 array (num_labels,), in the order of the package's labels; empty
             for a task without labels.
+        outlier_score: Share of the validation images that are less unusual than the image, from 0
+            to 1; None for a model without outlier statistics.
     """
 
     label: str | None = None
@@ -36,6 +38,7 @@ class Prediction:
     labels: tuple[str, ...] = ()
     value: float | None = None
     probabilities: npt.NDArray[np.float32] = field(default_factory=_no_probabilities)
+    outlier_score: float | None = field(default=None, kw_only=True)
 
     def top(self, labels: tuple[str, ...], count: int) -> list[tuple[str, float]]:
         """Return the `count` most likely of `labels` with their probabilities, best first."""
