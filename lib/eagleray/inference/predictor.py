@@ -380,12 +380,13 @@ class Predictor:
         check = self.check_golden()
         if not check.healthy:
             remedy = (
-                "do not use it on this machine"
+                "another engine may pass; else do not use it on this machine"
                 if self.plan.precision == "float32"
                 else f"it may pass in float32 instead of {self.plan.precision}"
             )
             raise PackageError(
-                f"Model {self.package.manifest.name!r} fails its golden images: an output differs "
-                f"by {check.max_difference:.3g}, {check.tolerance:.3g} is allowed; {remedy}."
+                f"Model {self.package.manifest.name!r} (package {self.package.digest[:12]}) fails "
+                f"its golden images with the engine {self.engine_name}: an output differs by "
+                f"{check.max_difference:.3g}, {check.tolerance:.3g} is allowed; {remedy}."
             )
         return check

@@ -114,6 +114,8 @@ class Task(BaseModel):
         default_architecture: Architecture of a network if none is named.
         predicts_pixels: Whether the network returns a logit for each label of every pixel
             (N, num_outputs, H, W), instead of a row (N, num_outputs).
+        main_member: The member of a response that has what the task predicts, for examples.
+        instead: What can be done instead of an explanation, as a clause, for a task that has none.
         counts_objects: Whether `counts` returns how many objects of each label an image has.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
@@ -134,6 +136,11 @@ class Task(BaseModel):
     exported_names: ClassVar[tuple[str, ...]] = ()
     default_architecture: ClassVar[str] = "resnet18"
     predicts_pixels: ClassVar[bool] = False
+    main_member: ClassVar[str] = "label"
+    instead: ClassVar[str] = (
+        "`eagleray evaluate` shows the images with the largest errors, and a classifier can be "
+        "explained"
+    )
     counts_objects: ClassVar[bool] = False
     measures_training: ClassVar[bool] = True
 
@@ -439,7 +446,9 @@ class Task(BaseModel):
         Raises:
             InputError: If the task has no labels.
         """
-        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+        raise InputError(
+            f"A {self.name} model predicts no label that could be explained; {self.instead}."
+        )
 
     def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
         """Return the evidence for a label before it becomes a probability: its logit (N,).
@@ -452,7 +461,9 @@ class Task(BaseModel):
             InputError: If the task has no labels, or no logit for each.
             UnknownNameError: If there is no such label.
         """
-        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+        raise InputError(
+            f"A {self.name} model predicts no label that could be explained; {self.instead}."
+        )
 
     # --- evaluation ---
 

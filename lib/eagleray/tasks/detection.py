@@ -104,6 +104,11 @@ class Detection(Task):
     exported_names: ClassVar[tuple[str, ...]] = ("boxes", "scores")
     default_architecture: ClassVar[str] = "detector/resnet18"
     counts_objects: ClassVar[bool] = True
+    main_member: ClassVar[str] = "objects"
+    instead: ClassVar[str] = (
+        "its boxes say where it sees an object: the pages of `eagleray predict` and `eagleray "
+        "evaluate` draw them, and so does the service with the header Accept: image/png"
+    )
     measures_training: ClassVar[bool] = False
 
     name: Literal["detection"] = "detection"

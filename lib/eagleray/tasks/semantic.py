@@ -101,6 +101,11 @@ class Semantic(Task):
     label_kind: ClassVar[Literal["text", "objects"]] = "objects"
     output_names: ClassVar[tuple[str, ...] | None] = ()
     predicts_pixels: ClassVar[bool] = True
+    main_member: ClassVar[str] = "shares"
+    instead: ClassVar[str] = (
+        "its masks say what it sees where: the pages of `eagleray predict` and `eagleray "
+        "evaluate` draw them, and so does the service with the header Accept: image/png"
+    )
     default_architecture: ClassVar[str] = "unet/resnet18"
 
     name: Literal["semantic"] = "semantic"

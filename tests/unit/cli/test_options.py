@@ -61,7 +61,9 @@ def test_what_is_not_given_is_left_to_the_specification() -> None:
         ({"max_failures": "some"}, "--max-failures: write a share such as 1%"),
         ({"model": None}, "--model must be"),
         ({"image_timeout": "inf"}, "--image-timeout must be a finite number."),
-        ({"allow_path": [""]}, "--allow-path.0: "),
+        ({"allow_path": [""]}, "--allow-path: "),
+        ({"limit": ["cat"]}, "--limit: 'cat' is not a limit such as person>10"),
+        ({"limit": ["cat>=0"]}, "--limit: cat>=0 always holds, as no image has fewer than 0"),
     ],
 )
 def test_an_invalid_option_is_named_as_its_flag(fields: dict[str, Any], sentence: str) -> None:
