@@ -631,6 +631,14 @@ class Task(BaseModel):
         """
         return None
 
+    def true_drawing(self, text: str) -> Drawing | None:
+        """Return what is drawn of the label of an image; None for a task that says no pixels.
+
+        Args:
+            text: Label as written.
+        """
+        return None
+
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None
     ) -> dict[str, Any]:

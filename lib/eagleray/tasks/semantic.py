@@ -26,6 +26,7 @@ from eagleray.tasks.base import (
     only_tensor,
 )
 from eagleray.tasks.class_maps import (
+    IGNORED,
     ClassMap,
     ClassMaps,
     class_map,
@@ -381,6 +382,11 @@ class Semantic(Task):
         """Return the mask, in which the background stays as it is."""
         assert isinstance(prediction, MapPrediction)
         return Drawing(mask=prediction.mask)
+
+    def true_drawing(self, text: str) -> Drawing | None:
+        """Return the true mask; ignored pixels stay as they are."""
+        classes = self._true_map(text)
+        return Drawing(mask=encode_mask(np.where(classes == IGNORED, 0, classes).astype(np.uint8)))
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None
