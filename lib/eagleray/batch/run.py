@@ -186,7 +186,7 @@ def _choose_workers(job: Job, cluster: Cluster, num_shards: int) -> WorkerPool:
         cluster,
         num_shards,
         wanted=request.worker_range,
-        split=request.separate_decoding,
+        split=request.decodes_apart,
         device=request.device,
     )
 

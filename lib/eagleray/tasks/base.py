@@ -32,6 +32,7 @@ from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Drawing, Section
 from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
+from eagleray.tasks.tiles import TileJoiner
 
 if TYPE_CHECKING:  # a driver knows a model's task without the seconds and memory of PyTorch
     import pyarrow as pa
@@ -116,6 +117,7 @@ class Task(BaseModel):
             (N, num_outputs, H, W), instead of a row (N, num_outputs).
         main_member: The member of a response that has what the task predicts, for examples.
         instead: What can be done instead of an explanation, as a clause, for a task that has none.
+        joins_tiles: Whether `join_tiles` makes the prediction of an image from its tiles.
         counts_objects: Whether `counts` returns how many objects of each label an image has.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
@@ -141,6 +143,7 @@ class Task(BaseModel):
         "`eagleray evaluate` shows the images with the largest errors, and a classifier can be "
         "explained"
     )
+    joins_tiles: ClassVar[bool] = False
     counts_objects: ClassVar[bool] = False
     measures_training: ClassVar[bool] = True
 
@@ -374,6 +377,15 @@ class Task(BaseModel):
             outputs: The image's row of the activated outputs.
             frame: Maps places in the network's input to the upright original image.
         """
+
+    def join_tiles(self, width: int, height: int) -> TileJoiner:
+        """Return what makes the prediction of an image from its tiles, if the task `joins_tiles`.
+
+        Args:
+            width: Width of the upright original in pixels.
+            height: Height of the upright original in pixels.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def outputs_of(self, prediction: Prediction) -> Outputs:
