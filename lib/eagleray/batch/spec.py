@@ -125,7 +125,7 @@ class BatchRequest(Spec):
         """
         if self.tile is None:
             return None
-        side = max(contract.size) if self.tile == AUTO_TILE else int(self.tile)
+        side = max(MIN_SIDE, *contract.size) if self.tile == AUTO_TILE else int(self.tile)
         return Tiling(side, self.tile_overlap, self.tile_whole)
 
     @property
