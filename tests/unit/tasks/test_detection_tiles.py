@@ -29,8 +29,8 @@ def joined(left: Rows, right: Rows, whole: Rows) -> Rows:
         own = np.asarray(rows, np.float32).reshape(-1, 6)
         own[:, 0:4:2] -= window.left
         found.add(window, own)
-    rows: Rows = found.joined(0.6).astype(float).tolist()
-    return rows
+    stay: Rows = found.joined(0.6).astype(float).tolist()
+    return stay
 
 
 @pytest.mark.parametrize(
