@@ -38,6 +38,8 @@ def show(summary: ConvertSummary, console: Console) -> None:
     )
     for words, count in summary.losses.items():
         console.warn(f"not in the output: {count:,} {words}")
+    if summary.finding:
+        console.note(summary.finding)
 
 
 @with_spec_options(ConvertSpec, argument=("data", "output"))

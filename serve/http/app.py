@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from eagleray.core.errors import EaglerayError
+from eagleray.core.validation import describe_validation_fault
 from eagleray.serve.http.batches import batch_routes
 from eagleray.serve.http.bodies import JsonBody
 from eagleray.serve.http.docs import docs_routes
@@ -133,7 +134,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     if fault["type"] == "extra_forbidden":
         detail = f"Parameter {name} is not known; /docs lists the known ones."
     else:
-        detail = f"Parameter {name}: {fault['msg']}."
+        detail = f"Parameter {describe_validation_fault({**fault, 'loc': fault['loc'][1:]})}."
     problem = Problem(422, "parameter", HTTPStatus(422).phrase, detail)
     return problem_response(problem, request_id_of(request.scope))
 

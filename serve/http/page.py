@@ -10,6 +10,7 @@ from starlette.responses import Response
 from eagleray.reports.render import render_page
 from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
+from eagleray.tasks import Task
 
 __all__ = ["page_response", "page_routes"]
 
@@ -23,10 +24,7 @@ def page_routes(service: ImageService) -> APIRouter:
     @router.get("/")
     async def page() -> Response:
         names = sorted(service.snapshot.aliases)
-        models = [
-            {"name": name, "serving": service.model_pool.serving(Role(name, Via.DEFAULT))}
-            for name in names
-        ]
+        models = [_describe(service, name) for name in names]
         nonce = secrets.token_urlsafe(16)
         content = render_page(
             "service.html.j2",
@@ -41,6 +39,14 @@ def page_routes(service: ImageService) -> APIRouter:
         return page_response(content, policy)
 
     return router
+
+
+def _describe(service: ImageService, name: str) -> dict[str, object]:
+    """Return a model's name, the version that serves it, and the member that it predicts."""
+    serving = service.model_pool.serving(Role(name, Via.DEFAULT))
+    loaded = None if serving is None else service.model_pool.loaded(name, serving)
+    task = Task if loaded is None else loaded.manifest.task
+    return {"name": name, "serving": serving, "member": task.main_member}
 
 
 def page_response(content: bytes, policy: str) -> Response:

@@ -198,8 +198,8 @@ TYPES: dict[str, tuple[pa.Array, list[Any], list[Any]]] = {
     ),
     "list of bytes": (
         pa.array([[b"\0\xff"], None, None]),
-        ['["00ff"]', None, None],
-        [["00ff"], None, None],
+        ['["AP8="]', None, None],
+        [["AP8="], None, None],
     ),
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from eagleray.core.system import give_way, set_niceness
 from eagleray.core.types import Precision
+from eagleray.imaging.tiles import Tiling
 from eagleray.io import storage
 from eagleray.io.http import UrlPolicy
 from eagleray.registry.references import LoadedModel
@@ -20,6 +21,7 @@ class WorkerOptions:
 
     Attributes:
         top_k: Number of labels listed for each image.
+        tiling: How large images are divided into tiles; None for no tiles.
         limit: Numbers of objects that are to be noticed.
         device: Device of the network: `cpu` or `cuda`.
         precision: Precision of the forward pass.
@@ -45,6 +47,7 @@ class WorkerOptions:
     expected_images: int
     cache_folder: str
     limit: tuple[str, ...] = ()
+    tiling: Tiling | None = None
     niceness: int = 0
     gives_way: bool = False
 

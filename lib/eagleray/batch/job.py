@@ -36,6 +36,7 @@ from eagleray.sharded.plan import read_plan, require_same_work
 from eagleray.sharded.prepare import make_plan, require_free
 from eagleray.sources import InputSpec
 from eagleray.tasks.limits import require_limits
+from eagleray.tasks.tiling import require_tiles
 
 __all__ = ["Job", "open_job"]
 
@@ -92,6 +93,7 @@ class Job:
         options = WorkerOptions(
             top_k=request.top_k,
             limit=request.limit,
+            tiling=request.tiling(self.model.package.contract),
             device=device,
             precision=request.precision,
             engine=request.engine,
@@ -148,6 +150,8 @@ def open_job(
 
         require_engine(request.engine, package.manifest, precision=request.precision)
     require_limits(request.limit, package.task, where=request.name_of("limit"))
+    if request.tile is not None:
+        require_tiles(package.task, package.contract, where=request.name_of("tile"))
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,

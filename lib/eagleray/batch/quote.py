@@ -93,7 +93,7 @@ def quote_job(job: Job, cluster: Cluster, *, price_per_hour: float | None = None
             cluster,
             sample.num_shards,
             wanted=job.request.worker_range,
-            split=job.request.separate_decoding,
+            split=job.request.decodes_apart,
             device=job.request.device,
         )
         context = dataclasses.replace(

@@ -21,13 +21,14 @@ from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.timeline import throughput
 from eagleray.reports import (
     bar_chart,
+    drawn_pictures,
     histogram,
     line,
-    pictures_with_boxes,
     render_page,
     thumbnails,
 )
-from eagleray.tasks.page import Box
+from eagleray.tasks.page import Box, Drawing
+from eagleray.tasks.semantic import SHARE_PREFIX
 
 __all__ = [
     "REPORT_COLUMNS",
@@ -40,7 +41,7 @@ __all__ = [
 
 REPORT_COLUMNS = (
     *("row", "uri", "status", "reason", "message"),
-    *("label", "score", "labels", "value", "objects", "exceeds"),
+    *("label", "score", "labels", "value", "objects", "exceeds", "mask"),
 )
 """Columns of the result table that a report uses, as far as the task has them."""
 
@@ -80,7 +81,7 @@ class _Example:
     label: str
     score: float | None
     message: str = ""
-    boxes: tuple[Box, ...] = ()
+    drawing: Drawing | None = None
 
 
 def _example(rows: pa.Table, index: int) -> _Example:
@@ -106,6 +107,7 @@ class ReportCollector:
     score_counts: list[int] = field(default_factory=lambda: [0] * _SCORE_BINS)
     values: list[float] = field(default_factory=list)
     counts_objects: bool = False
+    has_masks: bool = False
     exceeded: Counter[str] = field(default_factory=Counter)
     _class_examples: dict[str, list[_Example]] = field(default_factory=dict)
     _reason_examples: dict[str, list[_Example]] = field(default_factory=dict)
@@ -124,6 +126,8 @@ class ReportCollector:
             self.values.extend(values[np.isfinite(values)][:room].tolist())
         elif "objects" in ok.column_names:
             self._add_objects(ok)
+        elif "mask" in ok.column_names:
+            self._add_masks(ok)
         elif "score" in ok.column_names:  # an embedding has neither
             self._add_ok(ok)
 
@@ -138,11 +142,28 @@ class ReportCollector:
             self._add_scores(np.array([one["score"] for one in objects], np.float32))
             names = [one["label"] for one in objects]
             self.labels.update(names)
-            example = _Example(uri, _describe(names), None, boxes=tuple(map(_box, objects)))
+            example = _Example(
+                uri, _describe(names), None, drawing=Drawing(tuple(map(_box, objects)))
+            )
             for label in set(names):
                 examples = self._class_examples.setdefault(label, [])
                 if len(examples) < _EXAMPLES_PER_CLASS // 2:
                     examples.append(example)
+
+    def _add_masks(self, rows: pa.Table) -> None:
+        """Count the images with pixels of each label, and keep the first few of each."""
+        self.has_masks = True
+        for name in rows.column_names:
+            if name.startswith(SHARE_PREFIX):
+                label, shares = name.removeprefix(SHARE_PREFIX), rows.column(name).to_numpy()
+                found = np.flatnonzero(shares > 0).tolist()
+                self.labels[label] += len(found)
+                examples = self._class_examples.setdefault(label, [])
+                for index in found[: max(0, _EXAMPLES_PER_CLASS // 2 - len(examples))]:
+                    text = f"{label}: {100 * shares[index]:.1f} % of the pixels"
+                    drawing = Drawing(mask=rows.column("mask")[index].as_py())
+                    uri = rows.column("uri")[index].as_py()
+                    examples.append(_Example(uri, text, None, drawing=drawing))
 
     def _add_scores(self, scores: npt.NDArray[np.float32]) -> None:
         known = scores[np.isfinite(scores)]  # a network may return NaN, which belongs to no bin
@@ -211,6 +232,7 @@ def draw_plots(collector: ReportCollector, timeline: Sequence[ShardSummary]) -> 
             title += f" (the {len(common)} most frequent of {len(collector.labels)})"
         names, counts = zip(*common, strict=True)
         plots.append(bar_chart(names, counts, title=title))
+    if any(collector.score_counts):
         edges = np.linspace(0, 1, _SCORE_BINS + 1).tolist()
         plots.append(
             histogram(
@@ -298,7 +320,8 @@ def render_report(
             }
             for label, count in common[:_MAX_CLASSES_SHOWN]
         ],
-        has_boxes=collector.counts_objects,
+        is_drawn=collector.counts_objects or collector.has_masks,
+        counted="objects" if collector.counts_objects else "images",
         exceeded=collector.exceeded.most_common(),
         num_more_classes=max(0, len(common) - _MAX_CLASSES_SHOWN),
         plan=plan,
@@ -307,8 +330,8 @@ def render_report(
 
 def _with_pictures(examples: Sequence[_Example]) -> list[dict[str, Any]]:
     uris = [example.uri for example in examples]
-    boxes = [example.boxes for example in examples]
-    pictures = pictures_with_boxes(uris, boxes) if any(boxes) else thumbnails(uris)
+    drawings = [example.drawing for example in examples if example.drawing is not None]
+    pictures = drawn_pictures(uris, drawings) if drawings else thumbnails(uris)
     return [
         {"uri": one.uri, "label": one.label, "score": one.score, "picture": picture}
         for one, picture in zip(examples, pictures, strict=True)

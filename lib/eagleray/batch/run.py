@@ -33,6 +33,7 @@ from eagleray.sharded.attempts import Shards
 from eagleray.sharded.commit import publish, read_commit, tidy_up
 from eagleray.sharded.progress import JobMonitor
 from eagleray.sharded.run import JobRun
+from eagleray.tasks.semantic import SHARE_PREFIX
 
 __all__ = ["JobSummary", "RunShards", "finish_job", "run_job"]
 
@@ -185,7 +186,7 @@ def _choose_workers(job: Job, cluster: Cluster, num_shards: int) -> WorkerPool:
         cluster,
         num_shards,
         wanted=request.worker_range,
-        split=request.separate_decoding,
+        split=request.decodes_apart,
         device=request.device,
     )
 
@@ -219,7 +220,7 @@ def _collect(job: Job) -> ReportCollector:
     """Read the committed results of a job again."""
     collector = ReportCollector()
     known = job.result_schema.names
-    columns = [name for name in REPORT_COLUMNS if name in known]
+    columns = [name for name in known if name in REPORT_COLUMNS or name.startswith(SHARE_PREFIX)]
     for rows in read_results(job.layout.location, columns=columns):
         collector.add(rows)
     return collector

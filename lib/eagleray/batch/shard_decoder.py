@@ -38,7 +38,7 @@ class ShardDecoder:
         options = context.options
         contract = context.model.package.contract
         memory = worker_memory_budget(options.processes_per_node)
-        self._manifest = context.manifest
+        self._manifest, self._tiling = context.manifest, options.tiling
         self._reader = ImageReader(contract.max_bytes, context.urls, context.path_policy)
         self._watchdog = Watchdog(options.seconds_per_image, memory)
         self._new_sandbox = functools.partial(
@@ -46,6 +46,7 @@ class ShardDecoder:
             contract,
             seconds=options.seconds_per_image,
             memory_bytes=memory // _PIXELS_DIVISOR // options.shards_at_a_time,
+            whole=options.tiling is not None,
         )
         prefetcher = functools.partial(
             Prefetcher,
@@ -56,6 +57,7 @@ class ShardDecoder:
             pixels=Budget(memory // _PIXELS_DIVISOR // _BYTES_PER_PIXEL),
             num_bytes=Budget(memory // _BYTES_DIVISOR),
             watch=self._watchdog.decoding,
+            tiling=options.tiling,
         )
 
         def with_readers(count: int) -> Prefetcher:
@@ -84,4 +86,4 @@ class ShardDecoder:
             yield from (self._prefetch_remote if remote else self._prefetch_files)(sources)
             return
         with contextlib.closing(self._new_sandbox()) as sandbox:
-            yield from decode_sandboxed(sources, self._reader, sandbox)
+            yield from decode_sandboxed(sources, self._reader, sandbox, self._tiling)

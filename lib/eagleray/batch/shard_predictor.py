@@ -14,6 +14,7 @@ from eagleray.batch.context import JobContext
 from eagleray.batch.results import ResultWriter, result_schema
 from eagleray.batch.shard_summary import ShardSummary, decode_shard, encode_shard
 from eagleray.imaging import DecodedImage
+from eagleray.imaging.tiles import TiledImage
 from eagleray.inference.prefetcher import DecodedItem
 from eagleray.io import storage
 from eagleray.io.tables import texts_of
@@ -79,21 +80,29 @@ class ShardPredictor:
         milliseconds = [0.0] * rows.num_rows
         attributes = _attributes_of(rows, self._predictor.package.attributes)
         for group in _full_batches(decoded, self._predictor.plan.batch_size):
-            before = time.perf_counter()
-            predicted = self._predictor.predict_decoded(
-                [item.image for item in group],
-                None if attributes is None else attributes[[item.index for item in group]],
-            )
-            share = 1000 * (time.perf_counter() - before) / len(group)
-            for item, outcome in zip(group, predicted, strict=True):
-                outcomes[item.index] = outcome
-                milliseconds[item.index] = item.milliseconds + share
+            for index, outcome, duration in self._predict(group, attributes):
+                outcomes[index], milliseconds[index] = outcome, duration
+            group.clear()  # or the pixels of a large image would be kept while the next is decoded
         complete = [outcome for outcome in outcomes if outcome is not None]
         assert len(complete) == rows.num_rows
         table = self._writer.table(rows, complete, milliseconds)
         summary = self._summarise(shard, complete, started, repeated=repeated)
         storage.put_atomic(self._layout.shard(shard), encode_shard(table, summary))
         return summary
+
+    def _predict(
+        self, group: Sequence[DecodedItem], attributes: Features | None
+    ) -> Iterator[tuple[int, Outcome, float]]:
+        """Yield the index of each image, its outcome, and the milliseconds that it took."""
+        before = time.perf_counter()
+        predicted = self._predictor.predict_decoded(
+            [item.image for item in group],
+            None if attributes is None else attributes[[item.index for item in group]],
+        )
+        share = 1000 * (time.perf_counter() - before) / len(group)
+        indices = [(item.index, item.milliseconds + share) for item in group]
+        for (index, duration), outcome in zip(indices, predicted, strict=True):
+            yield index, outcome, duration
 
     def _summarise(
         self, shard: int, outcomes: Sequence[Outcome], started: float, *, repeated: bool
@@ -121,10 +130,18 @@ def _attributes_of(rows: pa.Table, attributes: Sequence[Attribute]) -> Features 
 
 
 def _full_batches(decoded: Iterator[DecodedItem], size: int) -> Iterator[list[DecodedItem]]:
-    """Group items into full batches; failed images join a group without filling a place in it."""
+    """Group items into full batches; failed images join a group without filling a place in it.
+
+    An image in tiles is a group by itself, which its tiles fill.
+    """
     group: list[DecodedItem] = []
     num_decoded = 0
     for item in decoded:
+        if isinstance(item.image, TiledImage):
+            alone = [item]
+            del item  # its pixels end with the group
+            yield alone
+            continue
         group.append(item)
         num_decoded += isinstance(item.image, DecodedImage)
         if num_decoded == size:

@@ -146,6 +146,7 @@ def _as_record(item: DecodedItem) -> dict[str, Any]:
             "height": image.height,
         }
     else:
+        assert isinstance(image, Outcome)  # images in tiles are decoded where they are predicted
         assert image.failure is not None
         record = {"reason": image.failure.reason.value, "message": image.failure.message}
     return {**record, "milliseconds": item.milliseconds}

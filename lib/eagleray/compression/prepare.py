@@ -62,8 +62,9 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
     """Find everything that a quantization needs, before an image is read.
 
     Raises:
-        UserError: If the version is unknown, quantized already or has several outputs, or there are
-            no images to calibrate on, or OpenVINO is not installed; the message says how to fix it.
+        UserError: If the version is unknown, imported, quantized already or has several outputs, or
+            there are no images to calibrate on, or OpenVINO is not installed; the message says how
+            to fix it.
     """
     storage.use_s3(spec.s3)
     if spec.alias is not None:
@@ -71,7 +72,14 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
     require_engine("openvino", device="cpu")
     registry = Registry(settings)
     parent = require_version(spec.model, registry)
-    if registry.manifest(parent).quantization is not None:
+    manifest = registry.manifest(parent)
+    if manifest.imported is not None:
+        raise InputError(
+            f"{parent.reference} is imported, and only networks of PyTorch are quantized here; "
+            "quantize it where it was made, and import the result, or quantize a model that was "
+            "trained by `eagleray train`."
+        )
+    if manifest.quantization is not None:
         raise InputError(
             f"{parent.reference} is quantized already; quantize the version that it was made from."
         )

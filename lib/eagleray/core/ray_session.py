@@ -329,7 +329,8 @@ def _quiet_ray_libraries(*, verbose: bool) -> None:
     if verbose:
         return
     disable_progress_bars()  # first: importing Ray Data sets its log level
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What a worker raised is read from the error, and said in one sentence.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # Failed trials are rows of the table of trials.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

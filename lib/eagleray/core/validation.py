@@ -5,15 +5,16 @@ It is used for every specification, YAML file, request body, contract, package a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from eagleray.core.display import escape_text
 
-__all__ = ["first_validation_error", "validation_errors"]
+__all__ = ["describe_validation_fault", "first_validation_error", "validation_errors"]
 
+_OPTION = "--"
 _MAX_SHOWN = 500  # characters of a name, and of a message
 
 
@@ -34,12 +35,21 @@ def validation_errors(error: ValidationError, *, name: Callable[[str], str] = st
             fields together.
     """
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return [_describe(fault, name) for fault in faults]
+    return [describe_validation_fault(fault, name) for fault in faults]
 
 
-def _describe(fault: ErrorDetails, name: Callable[[str], str]) -> str:
+def describe_validation_fault(fault: Mapping[str, Any], name: Callable[[str], str] = str) -> str:
+    """Return one fault in one line, as `validation_errors` describes it.
+
+    Args:
+        fault: One of the errors of pydantic.
+        name: Maps the field at fault to the name that the reader knows it by.
+    """
     field, *inner = [str(part) for part in fault["loc"]] or [""]
-    place = escape_text(".".join([name(field), *inner])[:_MAX_SHOWN])
+    known = name(field)
+    if known.startswith(_OPTION):  # an option that is repeated has no numbers
+        inner = [part for part in inner if not part.isdecimal()]
+    place = escape_text(".".join([known, *inner])[:_MAX_SHOWN])
     message = escape_text(fault["msg"][:_MAX_SHOWN]).removesuffix(".")
     if fault["type"] == "missing":
         return f"{place} is required"

@@ -41,9 +41,12 @@ from eagleray.data.split import (
 from eagleray.data.split_file import write_split
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.io import storage
+from eagleray.models.compositions import find_composition
 from eagleray.tasks import make_task, task_class
 
 __all__ = ["InspectJob", "InspectSummary", "open_inspection", "run_inspection"]
+
+_CONTRACT = "fast"  # of classifiers: much quicker than that of training, and alike to look at
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def open_inspection(spec: InspectSpec, settings: Settings) -> InspectJob:
     """
     storage.use_s3(spec.s3)
     _require_new_split_file(spec)
-    contract = named_contract(spec.contract, formats=FORMATS)
+    contract = _contract(spec)
     images, own_test = _read(spec, spec.data), None
     require_enough(images, spec.task, spec.data)
     if spec.test_data is not None:
@@ -192,6 +195,23 @@ def run_inspection(job: InspectJob, cluster: Cluster, reporter: ProgressReporter
     return InspectSummary(report, split, images.digest, spec.output, spec.split_file)
 
 
+def _contract(spec: InspectSpec) -> ImageContract:
+    """Return the named contract, or the one of the task's usual network if it takes whole images.
+
+    Raises:
+        InputError: If no contract has the name.
+    """
+    network = find_composition(task_class(spec.task).default_architecture)
+    if network is None:
+        return named_contract(spec.contract or _CONTRACT, formats=FORMATS)
+    return named_contract(spec.contract or network.contract, size=network.size, formats=FORMATS)
+
+
+def _contract_name(spec: InspectSpec) -> str:
+    network = find_composition(task_class(spec.task).default_architecture)
+    return spec.contract or (_CONTRACT if network is None else network.contract)
+
+
 def _remedies(job: InspectJob) -> Remedies:
     if job.spec.keep_duplicates_together or job.images.splits:
         return Remedies(divided=())
@@ -207,7 +227,11 @@ def _groups_with_duplicates(job: InspectJob, inspection: Inspection) -> tuple[st
 
 def _about(job: InspectJob, split: Split) -> dict[str, object]:
     spec = job.spec
-    about: dict[str, object] = {"data": spec.data, "task": spec.task, "contract": spec.contract}
+    about: dict[str, object] = {
+        "data": spec.data,
+        "task": spec.task,
+        "contract": _contract_name(spec),
+    }
     if spec.test_data is not None:
         about["test data"] = spec.test_data
     positive = make_task(spec.task, job.images.labels).positive

@@ -71,7 +71,12 @@ class InspectSpec(ReadFields, SplitFields):
     output: str = spec_field(
         ..., REPORT, "HTML file of the report; an existing one is replaced.", names=Names.OUTPUT
     )
-    contract: str = spec_field("fast", DATA, f"Image contract: {', '.join(NAMED_CONTRACTS)}.")
+    contract: str | None = spec_field(
+        None,
+        DATA,
+        f"Image contract: {', '.join(NAMED_CONTRACTS)}; default: fast, and letterbox, as in "
+        "training, for tasks with objects.",
+    )
     keep_duplicates_together: bool = spec_field(
         False, DATA, "Keep duplicates, exact or near, in one split."
     )

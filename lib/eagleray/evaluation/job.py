@@ -23,6 +23,7 @@ from eagleray.data.split_file import (
     take_named_split,
 )
 from eagleray.evaluation.bootstrap import Interval, bootstrap
+from eagleray.evaluation.drawings import draw_mistakes
 from eagleray.evaluation.evaluate import Evaluation, evaluate
 from eagleray.evaluation.kpi import (
     Kpi,
@@ -241,9 +242,9 @@ def run_evaluation(
         leakage: The images that the model learned from.
         current_leakage: The images that the model which KPIs compare with learned from.
     """
-    evaluation, engine = _evaluate(job, job.model, reporter)
+    predictor, evaluation = _evaluate(job, job.model, reporter)
     current, parent = (
-        None if other is None else _evaluate(job, other, reporter)[0].metrics
+        None if other is None else _evaluate(job, other, reporter)[1].metrics
         for other in (job.current, job.parent)
     )
     with reporter.status("Computing and drawing"):
@@ -270,12 +271,13 @@ def run_evaluation(
         warnings = tuple(found.sentence for found in (leakage, current_leakage) if found)
         page = render_evaluation(
             evaluation,
-            {**_facts(job, evaluation, record), "engine": engine},
+            {**_facts(job, evaluation, record), "engine": predictor.engine},
             model_name=version_reference(job.model),
             intervals=intervals,
             kpi_results=kpi_results,
             slices=slice_metrics(evaluation, job.columns),
             warnings=warnings,
+            drawn=draw_mistakes(predictor, evaluation),
         )
         _write(job.output, page)
     return EvaluationSummary(record, evaluation, intervals, kpi_results, job.output, warnings)
@@ -288,8 +290,8 @@ def version_reference(model: EvaluatedModel) -> str:
 
 def _evaluate(
     job: EvaluationJob, model: EvaluatedModel, reporter: ProgressReporter
-) -> tuple[Evaluation, str]:
-    """Return the evaluation of a model, and the engine that ran it."""
+) -> tuple[Predictor, Evaluation]:
+    """Return a model on its engine, and its evaluation."""
     predictor = Predictor(
         model.package,
         expected_images=len(job.images),
@@ -300,7 +302,7 @@ def _evaluate(
         def progress(count: int, failed: int) -> None:
             bar.advance(count, failed=failed)
 
-        return evaluate(predictor, job.images, progress=progress), predictor.engine
+        return predictor, evaluate(predictor, job.images, progress=progress)
 
 
 def _facts(

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from eagleray.evaluation.bootstrap import Interval
+from eagleray.evaluation.drawings import MAX_MISTAKES, DrawnMistake
 from eagleray.evaluation.evaluate import Evaluation
 from eagleray.evaluation.kpi import KpiResult
 from eagleray.evaluation.slices import Slice
 from eagleray.reports import (
     confusion_matrix,
     curves,
+    drawn_pictures,
     histogram,
-    pictures_with_boxes,
     render_page,
     scatter,
     thumbnails,
 )
-from eagleray.tasks.page import Box, ConfusionMatrix, Curves, Histogram, Plot, Scatter
+from eagleray.tasks.page import ConfusionMatrix, Curves, Drawing, Histogram, Plot, Scatter
 from eagleray.tasks.review import Mistake, SuspectedLabel
 
 __all__ = ["render_evaluation"]
 
 _MAX_FAILURES = 20
-_NUM_PICTURES = 24
 _DRAW: dict[type[Plot], Callable[..., str]] = {
     ConfusionMatrix: confusion_matrix,
     Curves: curves,
@@ -42,6 +43,7 @@ def render_evaluation(
     kpi_results: Sequence[KpiResult] = (),
     slices: Sequence[Slice] = (),
     warnings: Sequence[str] = (),
+    drawn: Mapping[int, DrawnMistake] = MappingProxyType({}),
 ) -> bytes:
     """Render the page.
 
@@ -53,13 +55,14 @@ def render_evaluation(
         kpi_results: Results of the KPIs.
         slices: Metrics of slices of the data.
         warnings: Sentences for the top of the page: why its metrics are no evidence, and more.
+        drawn: What `draw_mistakes` returns, for tasks of pixels.
 
     Returns:
         A self-contained HTML file.
     """
     task, outputs, targets = evaluation.task, evaluation.outputs, evaluation.targets
     section = task.section(outputs, targets, evaluation.metrics)
-    mistakes = task.worst_mistakes(outputs, targets, _NUM_PICTURES)
+    mistakes = task.worst_mistakes(outputs, targets, MAX_MISTAKES)
     review = task.review_labels(outputs, targets)
     return render_page(
         "evaluation.html.j2",
@@ -76,9 +79,10 @@ def render_evaluation(
         plots=[_DRAW[type(plot)](**vars(plot)) for plot in section.plots],
         tables=section.tables,
         slices=_by_column(slices),
-        mistakes=_with_pictures(evaluation, mistakes, [one.boxes for one in mistakes]),
+        mistakes=_mistakes_with_pictures(evaluation, mistakes, drawn),
         has_boxes=any(one.boxes for one in mistakes),
-        suspects=_with_pictures(evaluation, review.suspects[:_NUM_PICTURES]),
+        has_masks=bool(drawn),
+        suspects=_with_pictures(evaluation, review.suspects[:MAX_MISTAKES]),
         num_suspects=len(review.suspects),
         withheld=review.withheld,
         failures=evaluation.failures[:_MAX_FAILURES],
@@ -94,13 +98,29 @@ def _by_column(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
     return columns
 
 
+def _mistakes_with_pictures(
+    evaluation: Evaluation, mistakes: Sequence[Mistake], drawn: Mapping[int, DrawnMistake]
+) -> list[dict[str, Any]]:
+    """Return mistakes with their pictures: of pixels one of the label and one of the prediction."""
+    if not drawn:
+        drawings = [Drawing(one.boxes) for one in mistakes]
+        return _with_pictures(
+            evaluation, mistakes, drawings if any(d.boxes for d in drawings) else ()
+        )
+    nothing = DrawnMistake(Drawing(), Drawing())
+    both = [drawn.get(one.position, nothing) for one in mistakes]
+    predicted = _with_pictures(evaluation, mistakes, [one.predicted for one in both])
+    true = drawn_pictures([one["uri"] for one in predicted], [one.true for one in both])
+    return [{**one, "truth": truth} for one, truth in zip(predicted, true, strict=True)]
+
+
 def _with_pictures(
     evaluation: Evaluation,
     items: Sequence[Mistake | SuspectedLabel],
-    boxes: Sequence[Sequence[Box]] = (),
+    drawings: Sequence[Drawing] = (),
 ) -> list[dict[str, Any]]:
     uris = [evaluation.uri(item.position) for item in items]
-    pictures = pictures_with_boxes(uris, boxes) if any(boxes) else thumbnails(uris)
+    pictures = drawn_pictures(uris, drawings) if drawings else thumbnails(uris)
     return [
         {"item": item, "uri": uri, "picture": picture}
         for item, uri, picture in zip(items, uris, pictures, strict=True)

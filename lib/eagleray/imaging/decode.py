@@ -5,6 +5,8 @@ Training, batch, serving and evaluation all call `decode`, so they cannot differ
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +17,14 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from eagleray.core.errors import BadImageError, Reason
-from eagleray.imaging.contract import ImageContract, Letterbox, ShortestSide
+from eagleray.imaging.contract import Exact, ImageContract, Letterbox, ShortestSide
 from eagleray.imaging.geometry import resized_size
 from eagleray.imaging.header import Header
 from eagleray.imaging.pillow import open_image
 from eagleray.imaging.probe import probe
 from eagleray.imaging.tiff import describe_tiff, tiff_layout, with_black_as_zero
 
-__all__ = ["DecodedImage", "check_header", "decode"]
+__all__ = ["DecodedImage", "check_header", "decode", "decode_upright", "fit"]
 
 Pixels = npt.NDArray[np.uint8]
 _Box = tuple[float, float, float, float]
@@ -64,10 +66,45 @@ def decode(data: bytes, contract: ImageContract) -> DecodedImage:
         BadImageError: If it cannot be decoded. No other exception is raised.
     """
     header = check_header(data, contract)
-    try:
+    with _as_bad_images(data, header):
         upright, width, height = _decode_upright(data, header, contract)
         box = _covered_box(upright, header) if isinstance(contract.resize, Letterbox) else None
         pixels = _crop(_resize(upright, width, height, contract, box), contract)
+    return DecodedImage(pixels, width, height)
+
+
+def decode_upright(data: bytes, contract: ImageContract) -> DecodedImage:
+    """Decode an image at its own size, in the contract's colours and within its limits.
+
+    Returns:
+        The image with its pixels as a uint8 array (height, width, channels).
+
+    Raises:
+        BadImageError: If it cannot be decoded. No other exception is raised.
+    """
+    header = check_header(data, contract)
+    sides = (header.height, header.width)
+    height, width = sides[::-1] if header.orientation >= 5 else sides
+    # Larger than the sides of a contract may be, which are those of a network's input.
+    size = Exact.model_construct(mode="exact", height=height, width=width)
+    whole = contract.model_copy(update={"resize": size, "crop": None})
+    with _as_bad_images(data, header):
+        upright, width, height = _decode_upright(data, header, whole)
+        pixels = np.ascontiguousarray(upright).reshape(height, width, contract.channels)
+    return DecodedImage(pixels, width, height)
+
+
+def fit(pixels: Pixels, contract: ImageContract) -> Pixels:
+    """Resize and crop decoded pixels (height, width, channels) as the contract says."""
+    height, width = pixels.shape[:2]
+    return _crop(_resize(pixels, width, height, contract), contract)
+
+
+@contextlib.contextmanager
+def _as_bad_images(data: bytes, header: Header) -> Iterator[None]:
+    """Turn whatever a decoder raises into an error of the image."""
+    try:
+        yield
     except BadImageError:
         raise
     except MemoryError as error:
@@ -76,7 +113,6 @@ def decode(data: bytes, contract: ImageContract) -> DecodedImage:
         ) from error
     except Exception as error:  # hostile bytes can make decoders raise anything
         raise _as_bad_image(error, data, header) from error
-    return DecodedImage(pixels, width, height)
 
 
 def check_header(data: bytes, contract: ImageContract) -> Header:

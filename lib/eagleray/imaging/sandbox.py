@@ -33,7 +33,7 @@ import numpy as np
 from eagleray.core.errors import BadImageError, JobFailedError, Reason
 from eagleray.core.parent_death import exit_with_parent
 from eagleray.imaging.contract import ImageContract
-from eagleray.imaging.decode import DecodedImage, decode
+from eagleray.imaging.decode import DecodedImage, decode, decode_upright
 from eagleray.imaging.pillow import load_readers
 from eagleray.imaging.probe import probe
 
@@ -69,10 +69,13 @@ class DecodeSandbox:
         seconds: Time-out of one image, without the child's start.
         memory_bytes: Address space of one image beyond the idle child, with its encoded bytes. It
             is enforced on Linux only.
+        whole: Whether images are decoded at their own size, as by `decode_upright`.
     """
 
-    def __init__(self, contract: ImageContract, *, seconds: float, memory_bytes: int) -> None:
-        self._contract = contract
+    def __init__(
+        self, contract: ImageContract, *, seconds: float, memory_bytes: int, whole: bool = False
+    ) -> None:
+        self._contract, self._whole = contract, whole
         self._seconds = seconds
         self._memory_bytes = memory_bytes
         self._child: _Child | None = None
@@ -103,7 +106,9 @@ class DecodeSandbox:
 
     def _attempt(self, data: bytes) -> DecodedImage:
         if self._child is None:
-            self._child = _Child(self._contract, self._seconds, self._memory_bytes)
+            self._child = _Child(
+                self._contract, self._seconds, self._memory_bytes, whole=self._whole
+            )
         try:
             return self._child.decode(data)
         except BadImageError as error:
@@ -139,15 +144,18 @@ class _ChildSpec(NamedTuple):
     seconds: float
     memory_bytes: int
     parent: int
+    whole: bool
 
 
 class _Child:
     """A child process that is ready to decode, and the socket to it."""
 
-    def __init__(self, contract: ImageContract, seconds: float, memory_bytes: int) -> None:
-        self._contract = contract
+    def __init__(
+        self, contract: ImageContract, seconds: float, memory_bytes: int, *, whole: bool
+    ) -> None:
+        self._contract, self._whole = contract, whole
         self._seconds = seconds
-        spec = _ChildSpec(contract.to_json(), seconds, memory_bytes, os.getpid())
+        spec = _ChildSpec(contract.to_json(), seconds, memory_bytes, os.getpid(), whole)
         with contextlib.ExitStack() as resources:
             self._output = resources.enter_context(tempfile.TemporaryFile())
             self._socket, child_socket = map(resources.enter_context, socket.socketpair())
@@ -193,8 +201,11 @@ class _Child:
 
     def _receive_image(self, deadline: float) -> DecodedImage:
         status, width, height, length = self._receive_header(deadline)
-        if status == _DECODED and length == np.prod(self._contract.shape):
-            pixels = np.empty(self._contract.shape, np.uint8)
+        shape = self._contract.shape
+        if self._whole and width * height <= self._contract.max_pixels:
+            shape = (height, width, self._contract.channels)
+        if status == _DECODED and length == np.prod(shape):
+            pixels = np.empty(shape, np.uint8)
             self._receive_into(pixels.reshape(-1).data, deadline)
             return DecodedImage(pixels, width, height)
         if status == _FAILED and length <= _MAX_ERROR_BYTES:
@@ -328,7 +339,7 @@ def _serve(connection: socket.socket, spec: _ChildSpec) -> None:
         signal.setitimer(signal.ITIMER_REAL, 2 * spec.seconds)
         data = requests.read(*_REQUEST.unpack(header))
         try:
-            image = decode(data, contract)
+            image = (decode_upright if spec.whole else decode)(data, contract)
         except BadImageError as error:
             content = json.dumps(_error_content(error, data, spec.memory_bytes)).encode()
             connection.sendall(_RESPONSE.pack(_FAILED, 0, 0, len(content)) + content)

@@ -27,6 +27,7 @@ from eagleray.importing.operators import Operators
 from eagleray.models.graph import IMAGES_INPUT, LOGITS_OUTPUT
 
 __all__ = [
+    "TINY",
     "Behind",
     "NetworkInput",
     "behind_detector",
@@ -38,7 +39,10 @@ __all__ = [
     "output_shapes",
 ]
 
-_TINY = 1e-12  # below the smallest probability of float32 that is told from 0 in a sum with 1
+TINY = 1e-12
+"""Smallest probability of a classifier that becomes a logit: below the smallest one of float32 that
+is told from 0 in a sum with 1."""
+
 _PREFIX = "eagleray_"
 _RESULT_PREFIX = "result_"
 
@@ -200,9 +204,9 @@ def behind_scores(
     def append(operators: Operators, prefix: str) -> dict[str, tuple[str, tuple[int, ...]]]:
         result = operators.reshape(prefix + output, num_outputs)
         if scores == "sigmoid":
-            result = operators.logits(result, tiny=_TINY)
+            result = operators.logits(result, tiny=TINY)
         elif scores == "softmax":
-            positive = operators.add("Max", result, operators.constant(_TINY))
+            positive = operators.add("Max", result, operators.constant(TINY))
             result = operators.add("Log", positive)
         return {LOGITS_OUTPUT: (result, (num_outputs,))}
 

@@ -33,7 +33,7 @@ from eagleray.importing.graft import (
     output_shapes,
 )
 from eagleray.importing.spec import ImportSpec
-from eagleray.importing.trial import Trial, try_graph
+from eagleray.importing.trial import Promises, Trial, try_graph
 from eagleray.inference.choice import require_engine
 from eagleray.io import storage
 from eagleray.io.fetch import fetch_image
@@ -150,10 +150,20 @@ def _graph_that_runs(
     for frees_batch in (True, False) if takes_one else (True,):
         graph = network.graph(spec, frees_batch=frees_batch)
         task, contract = network.manifest.task, network.contract
-        trial = try_graph(spec, graph, task, contract, golden.pixels, settings)
+        promises = _promises(network.manifest)
+        trial = try_graph(spec, graph, task, contract, golden.pixels, settings, promises=promises)
         if trial.fault is None:
             return graph, trial
     raise InputError(f"{trial.fault}.")
+
+
+def _promises(manifest: ModelManifest) -> Promises:
+    """Return what the scores of the file are taken for, as far as their values can show it."""
+    assert manifest.imported is not None
+    if manifest.imported.scores != "probabilities":
+        return None
+    is_exclusive = not manifest.imported.decoder and _activation(manifest.task) == "softmax"
+    return "exclusive" if is_exclusive else "probabilities"
 
 
 def _behind(
@@ -233,9 +243,10 @@ def make_task(spec: ImportSpec) -> Task:
     """
     labels = _labels(spec.labels)
     fields: dict[str, Any] = {"name": spec.task, **({"labels": labels} if labels else {})}
+    if spec.task in ("detection", "multilabel"):
+        fields["thresholds"] = (spec.threshold,) * len(labels)
     if spec.decoder is not None:
         overlap = spec.max_overlap
-        fields["thresholds"] = (spec.threshold,) * len(labels)
         fields["max_overlap"] = _OVERLAPS.get(spec.decoder, 0.6) if overlap is None else overlap
     try:
         return task_class(spec.task).model_validate(fields)

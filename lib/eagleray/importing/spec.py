@@ -57,7 +57,11 @@ class ImportSpec(S3Fields):
         "the background, else sigmoid.",
     )
     threshold: float = spec_field(
-        0.5, MODEL, "Lowest score of an object that a detector reports.", ge=0, le=1
+        0.5,
+        MODEL,
+        "Lowest score of an object that a detector reports, and of a label of multilabel.",
+        ge=0,
+        le=1,
     )
     max_overlap: float | None = spec_field(
         None,

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +34,17 @@ from eagleray.core.types import Precision
 from eagleray.imaging import DecodedImage, ImageContract, decode
 from eagleray.imaging.encoded import EncodedImage, encoded_bytes, require_sequence
 from eagleray.imaging.geometry import frame_of
+from eagleray.imaging.tiles import TiledImage, Tiling, decode_tiles
 from eagleray.inference.choice import AUTO, EngineRequest, choose
 from eagleray.inference.decode_ahead import DecodedBatch, decode_ahead
 from eagleray.inference.forward import ForwardPasses, LaunchedPass
 from eagleray.inference.health import GoldenCheck, check_golden_images
 from eagleray.inference.plan import ExecutionPlan
+from eagleray.inference.tiled import predict_tiled
 from eagleray.models.attributes import Features, encode_mappings
 from eagleray.models.package import ModelPackage
 from eagleray.tasks.outcome import Outcome
+from eagleray.tasks.tiling import require_tiles
 
 __all__ = ["Predictor"]
 
@@ -154,6 +157,8 @@ class Predictor:
         self,
         images: Sequence[EncodedImage],
         attributes: Sequence[Mapping[str, object]] | None = None,
+        *,
+        tiling: Tiling | None = None,
     ) -> list[Outcome]:
         """Predict encoded images.
 
@@ -161,16 +166,27 @@ class Predictor:
             images: Image files, as bytes, paths or open files.
             attributes: The attributes of each image by name, if the model takes any: a text, a
                 number, or None for a missing value.
+            tiling: How large images are divided into tiles; None predicts each image as a whole.
 
         Returns:
             One outcome for each image, in order. A bad image is a failed outcome.
 
         Raises:
             AttributeValueError: If the model takes attributes, and they are missing or not valid.
+            InputError: If the model cannot be used with tiles.
             TypeError: If an image is not an image file, such as a decoded one.
         """
         require_sequence(images)
         encoded = self.encode_attributes(attributes, len(images))
+        if tiling is not None:
+            require_tiles(self.task, self.package.contract, where="tiling")
+            return [
+                self.predict_decoded(
+                    [self.preprocess(image, tiling=tiling)],
+                    None if encoded is None else encoded[place : place + 1],
+                )[0]
+                for place, image in enumerate(images)
+            ]
         if self.decode_threads == 1:
             return self.predict_decoded([self.preprocess(image) for image in images], encoded)
         batches = self.predict_ahead(
@@ -218,22 +234,43 @@ class Predictor:
         return attributes
 
     def predict_decoded(
-        self, images: Sequence[DecodedImage | Outcome], attributes: Features | None = None
+        self,
+        images: Sequence[DecodedImage | TiledImage | Outcome],
+        attributes: Features | None = None,
     ) -> list[Outcome]:
         """Predict the results of `preprocess`; failed outcomes are passed on.
 
         Args:
-            images: Decoded images and failed outcomes.
+            images: Decoded images, images in tiles, and failed outcomes.
             attributes: The result of `encode_attributes` for all of them.
 
         Raises:
             AttributeValueError: If the model takes attributes, and there are none.
         """
         good = [image for image in images if isinstance(image, DecodedImage)]
+        of_good = attributes
         if attributes is not None and len(good) < len(images):
-            attributes = attributes[[isinstance(image, DecodedImage) for image in images]]
-        outcomes = iter(self._predict(good, attributes))
-        return [next(outcomes) if isinstance(image, DecodedImage) else image for image in images]
+            of_good = attributes[[isinstance(image, DecodedImage) for image in images]]
+        outcomes = iter(self._predict(good, of_good))
+        return [
+            next(outcomes)
+            if isinstance(image, DecodedImage)
+            else image
+            if isinstance(image, Outcome)
+            else self._predict_tiled(image, None if attributes is None else attributes[place])
+            for place, image in enumerate(images)
+        ]
+
+    def _predict_tiled(
+        self, image: TiledImage, attributes: npt.NDArray[np.float32] | None
+    ) -> Outcome:
+        return predict_tiled(
+            image,
+            self.task,
+            self.forward,
+            batch_size=self.passes.max_size,
+            attributes=attributes,
+        )
 
     def _predict(
         self, images: Sequence[DecodedImage], attributes: Features | None
@@ -321,8 +358,20 @@ class Predictor:
 
     # --- the steps ---
 
-    def preprocess(self, image: EncodedImage) -> DecodedImage | Outcome:
+    @overload
+    def preprocess(self, image: EncodedImage) -> DecodedImage | Outcome: ...
+    @overload
+    def preprocess(
+        self, image: EncodedImage, *, tiling: Tiling
+    ) -> DecodedImage | TiledImage | Outcome: ...
+    def preprocess(
+        self, image: EncodedImage, *, tiling: Tiling | None = None
+    ) -> DecodedImage | TiledImage | Outcome:
         """Decode one encoded image under the contract; a bad image is a failed outcome.
+
+        Args:
+            image: The image file.
+            tiling: How a large image is divided into tiles; None for no tiles.
 
         Raises:
             TypeError: If it is not an image file, such as a decoded image.
@@ -335,6 +384,8 @@ class Predictor:
             reason = error.strerror or str(error)
             return Outcome.failed(Reason.UNREADABLE, f"the file cannot be read ({reason})")
         try:
+            if tiling is not None:
+                return decode_tiles(encoded, self.package.contract, tiling)
             return decode(encoded, self.package.contract)
         except BadImageError as error:
             return Outcome.from_error(error)
@@ -384,12 +435,13 @@ class Predictor:
         check = self.check_golden()
         if not check.healthy:
             remedy = (
-                "do not use it on this machine"
+                "another engine may pass; else do not use it on this machine"
                 if self.plan.precision == "float32"
                 else f"it may pass in float32 instead of {self.plan.precision}"
             )
             raise PackageError(
-                f"Model {self.package.manifest.name!r} fails its golden images: an output differs "
-                f"by {check.max_difference:.3g}, {check.tolerance:.3g} is allowed; {remedy}."
+                f"Model {self.package.manifest.name!r} (package {self.package.digest[:12]}) fails "
+                f"its golden images with the engine {self.engine_name}: an output differs by "
+                f"{check.max_difference:.3g}, {check.tolerance:.3g} is allowed; {remedy}."
             )
         return check

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from eagleray.core.errors import BadImageError
 from eagleray.imaging import DecodedImage, ImageContract, check_header, decode
 from eagleray.imaging.sandbox import DecodeSandbox
+from eagleray.imaging.tiles import TiledImage, Tiling, decode_tiles, tiled
 from eagleray.io.fetch import ImageReader, ImageSource
 from eagleray.tasks.outcome import Outcome
 
@@ -64,7 +65,7 @@ class DecodedItem:
     """
 
     index: int
-    image: DecodedImage | Outcome
+    image: DecodedImage | TiledImage | Outcome
     milliseconds: float
 
 
@@ -76,6 +77,7 @@ class _Read:
         index: Index of its row in the shard.
         source: Place of the image.
         data: Encoded image.
+        num_pixels: Number of its pixels, as the header claims.
         seconds: Time that reading took.
         held: Its share of the budget of bytes; closed once it is decoded.
     """
@@ -83,6 +85,7 @@ class _Read:
     index: int
     source: ImageSource
     data: bytes
+    num_pixels: int
     seconds: float
     held: contextlib.ExitStack
 
@@ -102,6 +105,8 @@ class Prefetcher:
         num_bytes: Budget held from the read to the end of the decode, by the listed size.
         watch: Returns a context around the decode of an image, given its URI.
         ahead: Maximum number of images that are being read or wait to be taken.
+        tiling: How large images are divided into tiles; None for no tiles. The caller decodes every
+            image then, and holds its share of the budget of pixels until it takes the next.
     """
 
     reader: ImageReader
@@ -113,6 +118,7 @@ class Prefetcher:
     num_bytes: Budget
     watch: Callable[[str], AbstractContextManager[None]]
     ahead: int
+    tiling: Tiling | None = None
 
     def prefetch(self, sources: Sequence[ImageSource]) -> Iterator[DecodedItem]:
         """Yield every image, in the order in which they become ready."""
@@ -142,12 +148,22 @@ class Prefetcher:
                 if isinstance(item, BaseException):
                     raise item
                 submit_next()
-                yield self._decode(item) if isinstance(item, _Read) else item
+                yield from self._taken(item)
         finally:  # a caller that stops early releases what is held
             for _ in range(num_in_flight):
                 left = ready.get()
                 if isinstance(left, _Read):
                     left.held.close()
+
+    def _taken(self, item: DecodedItem | _Read) -> Iterator[DecodedItem]:
+        """Yield an item, decoded if it is not; the pixels of tiles are held until the next one."""
+        if isinstance(item, DecodedItem):
+            yield item
+        elif self.tiling is None:
+            yield self._decode(item)
+        else:
+            with self.pixels.take(item.num_pixels):
+                yield self._decode(item)
 
     def _read(self, index: int, source: ImageSource) -> DecodedItem | _Read:
         """Read an image, and decode it if it is large; one that cannot be read is a failure."""
@@ -162,33 +178,48 @@ class Prefetcher:
                 image = Outcome.from_error(error)
                 return DecodedItem(index, image, 1000 * (time.perf_counter() - started))
             num_pixels = header.width * header.height
-            read = _Read(index, source, data, seconds, held.pop_all())
-        if num_pixels <= self.max_inline_pixels:
+            read = _Read(index, source, data, num_pixels, seconds, held.pop_all())
+        if num_pixels <= self.max_inline_pixels or self.tiling is not None:
             return read
         with self.decoders, self.pixels.take(num_pixels):
             return self._decode(read)
 
     def _decode(self, read: _Read) -> DecodedItem:
         began = time.perf_counter()
-        image: DecodedImage | Outcome
+        image: DecodedImage | TiledImage | Outcome
         with read.held:
             try:
                 with self.watch(read.source.uri):
-                    image = decode(read.data, self.contract)
+                    if self.tiling is None:
+                        image = decode(read.data, self.contract)
+                    else:
+                        image = decode_tiles(read.data, self.contract, self.tiling)
             except BadImageError as error:
                 image = Outcome.from_error(error)
         return DecodedItem(read.index, image, 1000 * (read.seconds + time.perf_counter() - began))
 
 
 def decode_sandboxed(
-    sources: Sequence[ImageSource], reader: ImageReader, sandbox: DecodeSandbox
+    sources: Sequence[ImageSource],
+    reader: ImageReader,
+    sandbox: DecodeSandbox,
+    tiling: Tiling | None = None,
 ) -> Iterator[DecodedItem]:
-    """Yield every image, in order, each decoded in a child process."""
+    """Yield every image, in order, each decoded in a child process.
+
+    Args:
+        sources: Places of the images.
+        reader: Reader of encoded images.
+        sandbox: Decodes them, at their own size if they are divided.
+        tiling: How large images are divided into tiles; None for no tiles.
+    """
     for index, source in enumerate(sources):
         started = time.perf_counter()
-        image: DecodedImage | Outcome
+        image: DecodedImage | TiledImage | Outcome
         try:
             image = sandbox.decode(reader.read(source))
+            if tiling is not None:
+                image = tiled(image, sandbox.contract, tiling)
         except BadImageError as error:
             image = Outcome.from_error(error)
         yield DecodedItem(index, image, 1000 * (time.perf_counter() - started))

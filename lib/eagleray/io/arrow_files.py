@@ -1,16 +1,17 @@
 """Encodes tables as Parquet, CSV and JSON lines, and decodes them.
 
 Both text formats write times as ISO 8601, durations as whole numbers of their unit, decimals digit
-by digit and bytes in hexadecimal. CSV writes lists and structs as JSON, and tells an empty text
+by digit and bytes in base64. CSV writes lists and structs as JSON, and tells an empty text
 (`""`) from a null (nothing). JSON has no NaN and no infinity; they become null. Control characters
 are escapes in both, so that a file may be shown on a terminal, and are read back as they were.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -97,7 +98,7 @@ def _spelled(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_nested(kind):
         return column
     if is_bytes(kind):
-        return _texts(value if value is None else value.hex() for value in column.to_pylist())
+        return _texts(map(_in_base64, column.to_pylist()))
     if is_text(kind):
         return _valid_texts(column)
     return column.cast(forms_of(kind).text)
@@ -110,7 +111,7 @@ def _valid_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
 
 
-def _texts(values: Iterator[str | None]) -> pa.ChunkedArray:
+def _texts(values: Iterable[str | None]) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(list(values), pa.large_string())])
 
 
@@ -191,7 +192,7 @@ def _revived(values: list[Any] | pa.ChunkedArray, kind: pa.DataType) -> pa.Chunk
         column = pa.chunked_array([pa.array([_parsed(value, stored) for value in values], stored)])
     else:
         carried = values if isinstance(values, pa.ChunkedArray) else _carried(values, stored)
-        column = _from_hex(carried, stored) if is_bytes(stored) else _cast(carried, stored)
+        column = _from_base64(carried, stored) if is_bytes(stored) else _cast(carried, stored)
     return column if stored == kind else column.cast(kind)
 
 
@@ -206,8 +207,16 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column.cast(kind)
 
 
-def _from_hex(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    found = [value if value is None else bytes.fromhex(value) for value in column.to_pylist()]
+def _in_base64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()
+
+
+def _of_base64(value: str) -> bytes:
+    return base64.b64decode(value, validate=True)
+
+
+def _from_base64(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    found = [value if value is None else _of_base64(value) for value in column.to_pylist()]
     return pa.chunked_array([pa.array(found, kind)])
 
 
@@ -222,6 +231,6 @@ def _parsed(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_nested(kind):
         return [_parsed(item, kind.value_type) for item in value]
     if is_bytes(kind):
-        return bytes.fromhex(value)
+        return _of_base64(value)
     spelled = pa.types.is_temporal(kind) or pa.types.is_decimal(kind)
     return _revived([value], kind)[0].as_py() if spelled else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Callable
@@ -80,7 +81,7 @@ _FORMS: tuple[tuple[Callable[[pa.DataType], bool], pa.DataType, SqlType | None],
     (pa.types.is_time, _STRING, "time"),
     (pa.types.is_timestamp, _STRING, "timestamp"),
     (pa.types.is_duration, pa.int64(), None),  # a whole number of its unit
-    (is_bytes, _STRING, "bytes"),  # hexadecimal
+    (is_bytes, _STRING, "bytes"),  # base64
     (pa.types.is_nested, _STRING, "json"),  # as JSON
 )
 
@@ -137,7 +138,7 @@ def valid_text(array: pa.Array) -> pa.Array:
 
 
 def json_text(value: Any, *, replace_nul: bool = False) -> str:
-    """Encode a nested value as JSON, in which NaN and infinity are null, and bytes hexadecimal.
+    """Encode a nested value as JSON, in which NaN and infinity are null, and bytes base64.
 
     Args:
         value: Lists, dictionaries and what Arrow's scalars are in Python.
@@ -154,7 +155,7 @@ def json_text(value: Any, *, replace_nul: bool = False) -> str:
 
 
 def _scalar(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_scalar)

@@ -1,6 +1,6 @@
 """Renders reports: self-contained HTML pages with thumbnails and SVG plots."""
 
-from eagleray.reports.drawing import pictures_with_boxes
+from eagleray.reports.drawing import drawn_pictures
 from eagleray.reports.plots import (
     bar_chart,
     confusion_matrix,
@@ -20,10 +20,10 @@ __all__ = [
     "confusion_matrix",
     "curves",
     "dot_plot",
+    "drawn_pictures",
     "histogram",
     "learning_curves",
     "line",
-    "pictures_with_boxes",
     "render_page",
     "scatter",
     "series",

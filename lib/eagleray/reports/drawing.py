@@ -16,7 +16,7 @@ from eagleray.io.read_ahead import read_ahead
 from eagleray.reports.overlays import data_uri, picture_contract
 from eagleray.tasks.page import Box, Drawing
 
-__all__ = ["draw", "pictures_with_boxes"]
+__all__ = ["draw", "drawn_pictures"]
 
 _ANY = ImageContract(formats=FORMATS, resize=Exact(height=1, width=1), alpha="white")
 _SIDE = 320
@@ -85,21 +85,29 @@ def _kinds(boxes: Sequence[Box]) -> list[str]:
     return sorted({box.label for box in boxes if not box.is_true})
 
 
-def pictures_with_boxes(uris: Sequence[str], boxes: Sequence[Sequence[Box]]) -> list[str | None]:
-    """Return pictures of images with boxes as `data:` URIs; None for one that cannot be decoded."""
-    kinds = _kinds([box for some in boxes for box in some])
+def drawn_pictures(uris: Sequence[str], drawings: Sequence[Drawing]) -> list[str | None]:
+    """Return pictures of images with what is drawn over them as `data:` URIs.
 
-    def picture(item: tuple[str, Sequence[Box]]) -> str | None:
+    Args:
+        uris: Locations of the images.
+        drawings: What is drawn over each; labels have the same colour on all of them.
+
+    Returns:
+        None for an image that cannot be decoded.
+    """
+    kinds = _kinds([box for drawing in drawings for box in drawing.boxes])
+
+    def picture(item: tuple[str, Drawing]) -> str | None:
         return _picture(*item, kinds)
 
-    return list(read_ahead(picture, list(zip(uris, boxes, strict=True))))
+    return list(read_ahead(picture, list(zip(uris, drawings, strict=True))))
 
 
-def _picture(uri: str, boxes: Sequence[Box], kinds: Sequence[str]) -> str | None:
+def _picture(uri: str, drawing: Drawing, kinds: Sequence[str]) -> str | None:
     try:
         data = fetch_image(uri, _ANY)
         contract = picture_contract(_ANY, *upright_size(data, _ANY), max_side=_SIDE)
         decoded = decode(data, contract)
     except BadImageError:
         return None
-    return data_uri(np.asarray(draw(decoded, Drawing(boxes), kinds=kinds)))
+    return data_uri(np.asarray(draw(decoded, drawing, kinds=kinds)))

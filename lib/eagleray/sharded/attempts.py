@@ -51,7 +51,8 @@ def run_until_done(
         turn: When it is over, shards may be left.
 
     Raises:
-        EaglerayError: If a worker raised one.
+        EaglerayError: If a worker raised one that Ray has carried.
+        PackageError: If a worker refuses the model; so does ContractError.
         JobFailedError: If runs yield nothing any more.
     """
     import ray
@@ -74,9 +75,10 @@ def run_until_done(
             raise failure.error from reason
         if turn is not None and turn.over:
             return
+        if failure.error_class is not None and failure.is_a(PackageError, ContractError):
+            raise failure.error_class(failure.sentence) from reason  # and would be raised again
         num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
-        hopeless = failure.is_a(PackageError, ContractError)  # it would end the same way again
-        if num_fruitless == _MAX_FRUITLESS_RUNS or hopeless:
+        if num_fruitless == _MAX_FRUITLESS_RUNS:
             raise JobFailedError(
                 f"The workers stopped: {failure.sentence} What is done is kept: run the same "
                 "command again to resume, with --verbose for the workers' output."

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eagleray.core.callbacks import ProgressReporter
-from eagleray.core.errors import JobFailedError
+from eagleray.core.errors import EaglerayError, JobFailedError
 from eagleray.core.job_channel import JobChannel, process_channel
 from eagleray.core.job_state import JobState
 from eagleray.core.yielding import QUEUE, Turn, YieldSignal
@@ -215,7 +215,7 @@ def _end_published(monitor: JobMonitor) -> Iterator[None]:
             f"Job {monitor.job_id} was cancelled after {monitor.num_done:,} images; they are kept: "
             "run the same command again to resume."
         ) from None
-    except JobFailedError as error:
+    except EaglerayError as error:
         monitor.enter(JobState.FAILED, str(error))
         raise
     except OSError as error:  # a full disk, or a storage that is gone for good

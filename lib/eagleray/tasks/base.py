@@ -32,6 +32,7 @@ from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Drawing, Section
 from eagleray.tasks.review import LabelReview, Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
+from eagleray.tasks.tiles import TileJoiner
 
 if TYPE_CHECKING:  # a driver knows a model's task without the seconds and memory of PyTorch
     import pyarrow as pa
@@ -114,6 +115,9 @@ class Task(BaseModel):
         default_architecture: Architecture of a network if none is named.
         predicts_pixels: Whether the network returns a logit for each label of every pixel
             (N, num_outputs, H, W), instead of a row (N, num_outputs).
+        main_member: The member of a response that has what the task predicts, for examples.
+        instead: What can be done instead of an explanation, as a clause, for a task that has none.
+        joins_tiles: Whether `join_tiles` makes the prediction of an image from its tiles.
         counts_objects: Whether `counts` returns how many objects of each label an image has.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
@@ -134,6 +138,12 @@ class Task(BaseModel):
     exported_names: ClassVar[tuple[str, ...]] = ()
     default_architecture: ClassVar[str] = "resnet18"
     predicts_pixels: ClassVar[bool] = False
+    main_member: ClassVar[str] = "label"
+    instead: ClassVar[str] = (
+        "`eagleray evaluate` shows the images with the largest errors, and a classifier can be "
+        "explained"
+    )
+    joins_tiles: ClassVar[bool] = False
     counts_objects: ClassVar[bool] = False
     measures_training: ClassVar[bool] = True
 
@@ -394,6 +404,15 @@ class Task(BaseModel):
             frame: Maps places in the network's input to the upright original image.
         """
 
+    def join_tiles(self, width: int, height: int) -> TileJoiner:
+        """Return what makes the prediction of an image from its tiles, if the task `joins_tiles`.
+
+        Args:
+            width: Width of the upright original in pixels.
+            height: Height of the upright original in pixels.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def outputs_of(self, prediction: Prediction) -> Outputs:
         """Return the activated outputs that a prediction was made from."""
@@ -465,7 +484,9 @@ class Task(BaseModel):
         Raises:
             InputError: If the task has no labels.
         """
-        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+        raise InputError(
+            f"A {self.name} model predicts no label that could be explained; {self.instead}."
+        )
 
     def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
         """Return the evidence for a label before it becomes a probability: its logit (N,).
@@ -478,7 +499,9 @@ class Task(BaseModel):
             InputError: If the task has no labels, or no logit for each.
             UnknownNameError: If there is no such label.
         """
-        raise InputError(f"A {self.name} model predicts no label that could be explained.")
+        raise InputError(
+            f"A {self.name} model predicts no label that could be explained; {self.instead}."
+        )
 
     # --- evaluation ---
 
@@ -643,6 +666,14 @@ class Task(BaseModel):
         Args:
             prediction: The prediction.
             threshold: Lowest score of an object; None for the task's own.
+        """
+        return None
+
+    def true_drawing(self, text: str) -> Drawing | None:
+        """Return what is drawn of the label of an image; None for a task that says no pixels.
+
+        Args:
+            text: Label as written.
         """
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -15,6 +15,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.limits import MAX_LABELS
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
+from eagleray.imaging.tiles import Window
 from eagleray.tasks.annotation import labels_of_objects, parse_annotation
 from eagleray.tasks.base import (
     Floats,
@@ -30,6 +31,7 @@ from eagleray.tasks.detection_curves import best_f1, count_error
 from eagleray.tasks.detection_errors import detection_errors
 from eagleray.tasks.detection_metrics import detection_metric_names, measure_detections
 from eagleray.tasks.detection_resampling import resampled_average_precision
+from eagleray.tasks.detection_tiles import TileDetections
 from eagleray.tasks.objects import (
     OBJECT,
     ROW,
@@ -49,6 +51,7 @@ from eagleray.tasks.page import Box, ConfusionMatrix, Drawing, Plot, Section, Ta
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.review import Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
+from eagleray.tasks.tiles import TileJoiner
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,7 +106,13 @@ class Detection(Task):
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
     exported_names: ClassVar[tuple[str, ...]] = ("boxes", "scores")
     default_architecture: ClassVar[str] = "detector/resnet18"
+    joins_tiles: ClassVar[bool] = True
     counts_objects: ClassVar[bool] = True
+    main_member: ClassVar[str] = "objects"
+    instead: ClassVar[str] = (
+        "its boxes say where it sees an object: the pages of `eagleray predict` and `eagleray "
+        "evaluate` draw them, and so does the service with the header Accept: image/png"
+    )
     measures_training: ClassVar[bool] = False
 
     name: Literal["detection"] = "detection"
@@ -229,7 +238,13 @@ class Detection(Task):
 
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
         """Map the detections to the original image, and report those that reach a threshold."""
-        detections = detections_in_original(outputs, frame)
+        return self._prediction(detections_in_original(outputs, frame))
+
+    def join_tiles(self, width: int, height: int) -> TileJoiner:
+        """Return what joins the detections of tiles; an image may have more objects than a tile."""
+        return _ObjectJoiner(self._prediction, TileDetections(width, height), self.max_overlap)
+
+    def _prediction(self, detections: npt.NDArray[np.float32]) -> Prediction:
         objects = self._objects(detections, None)
         return ObjectsPrediction(
             label=objects[0].label if objects else None,
@@ -518,6 +533,21 @@ class Detection(Task):
             NamedTensor("labels", "BYTES", scores.shape, labels),
             NamedTensor("count", "INT32", counts.shape, counts),
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _ObjectJoiner:
+    """Maps the detections of tiles to their image, and joins them."""
+
+    predict: Callable[[npt.NDArray[np.float32]], Prediction]
+    found: TileDetections
+    max_overlap: float
+
+    def add(self, window: Window, outputs: Outputs, frame: Frame) -> None:
+        self.found.add(window, detections_in_original(outputs, frame))
+
+    def prediction(self) -> Prediction:
+        return self.predict(self.found.joined(self.max_overlap))
 
 
 def _boxes(objects: Sequence[DetectedObject]) -> tuple[Box, ...]:

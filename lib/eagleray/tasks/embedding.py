@@ -70,6 +70,10 @@ class Embedding(Task):
 
     metric_names: ClassVar[tuple[str, ...]] = ("recall_at_1", "knn_accuracy")
     losses: ClassVar[tuple[str, ...]] = ()
+    main_member: ClassVar[str] = "embedding"
+    instead: ClassVar[str] = (
+        "the images nearest to another in the space of its vectors show what it takes for alike"
+    )
     target_dtype: ClassVar[Literal["float32", "int64"]] = "int64"
 
     name: Literal["embedding"] = "embedding"

@@ -40,14 +40,22 @@ class CountLimit:
         """Read a limit such as `person>10`.
 
         Raises:
-            ValueError: If it has another form.
+            ValueError: If it has another form, or holds of every image or of none.
         """
         found = _FORM.fullmatch(text)
         if found is None:
             raise ValueError(
                 f"{text!r} is not a limit such as person>10 or helmet<1, with a whole number from 0"
             )
-        return cls(found[1], found[2], int(found[3]))
+        limit = cls(found[1], found[2], int(found[3]))
+        if limit.number == 0 and limit.comparison in ("<", ">="):
+            always = "always" if limit.comparison == ">=" else "never"
+            raise ValueError(
+                f"{limit} {always} holds, as no image has fewer than 0 objects; write "
+                f"{limit.label}>0 for images with such an object, or {limit.label}<1 for those "
+                "without"
+            )
+        return limit
 
     def __str__(self) -> str:
         return f"{self.label}{self.comparison}{self.number}"

@@ -72,6 +72,7 @@ class Multilabel(Classification):
     # Chance may put all images of a rare label into one split.
     label_coverage: ClassVar[Literal["all", "train", "none"]] = "train"
     has_many_labels: ClassVar[bool] = True
+    main_member: ClassVar[str] = "labels"
     fitted: ClassVar[frozenset[str]] = frozenset({"temperature", "thresholds"})
 
     name: Literal["multilabel"] = "multilabel"

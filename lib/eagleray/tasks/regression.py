@@ -51,6 +51,7 @@ class Regression(Task):
     metric_names: ClassVar[tuple[str, ...]] = ("r2", "mean_absolute_error")
     losses: ClassVar[tuple[str, ...]] = ("mse", "huber", "l1")
     output_names: ClassVar[tuple[str, ...] | None] = ()
+    main_member: ClassVar[str] = "value"
 
     name: Literal["regression"] = "regression"
     mean: FiniteFloat = 0.0

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
+from eagleray.imaging.tiles import Window
 from eagleray.tasks.annotation import labels_of_objects, parse_annotation
 from eagleray.tasks.base import (
     ImageLosses,
@@ -26,6 +27,7 @@ from eagleray.tasks.base import (
     only_tensor,
 )
 from eagleray.tasks.class_maps import (
+    IGNORED,
     ClassMap,
     ClassMaps,
     class_map,
@@ -47,6 +49,7 @@ from eagleray.tasks.region_metrics import region_metrics, resampled_region_metri
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.review import Mistake
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
+from eagleray.tasks.tiles import TileJoiner
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,6 +104,12 @@ class Semantic(Task):
     label_kind: ClassVar[Literal["text", "objects"]] = "objects"
     output_names: ClassVar[tuple[str, ...] | None] = ()
     predicts_pixels: ClassVar[bool] = True
+    joins_tiles: ClassVar[bool] = True
+    main_member: ClassVar[str] = "shares"
+    instead: ClassVar[str] = (
+        "its masks say what it sees where: the pages of `eagleray predict` and `eagleray "
+        "evaluate` draw them, and so does the service with the header Accept: image/png"
+    )
     default_architecture: ClassVar[str] = "unet/resnet18"
 
     name: Literal["semantic"] = "semantic"
@@ -207,10 +216,17 @@ class Semantic(Task):
 
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
         """Enlarge the probabilities to the original image, and take the most likely labels."""
-        classes = likeliest_classes(outputs, frame)
+        is_finite = bool(np.isfinite(outputs).all())
+        return self._prediction(likeliest_classes(outputs, frame), is_finite=is_finite)
+
+    def join_tiles(self, width: int, height: int) -> TileJoiner:
+        """Return what writes the class maps of tiles into that of the image."""
+        return _MapJoiner(self, np.zeros((height, width), np.uint8))
+
+    def _prediction(self, classes: ClassMap, *, is_finite: bool) -> Prediction:
         counts = count_labels(classes, len(self.labels))
         shares = (counts / classes.size).astype(np.float32)
-        if not np.isfinite(outputs).all():
+        if not is_finite:
             shares[:] = np.nan
         return MapPrediction(
             labels=tuple(label for label, count in zip(self.labels, counts, strict=True) if count),
@@ -377,6 +393,11 @@ class Semantic(Task):
         assert isinstance(prediction, MapPrediction)
         return Drawing(mask=prediction.mask)
 
+    def true_drawing(self, text: str) -> Drawing | None:
+        """Return the true mask; ignored pixels stay as they are."""
+        classes = self._true_map(text)
+        return Drawing(mask=encode_mask(np.where(classes == IGNORED, 0, classes).astype(np.uint8)))
+
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None
     ) -> dict[str, Any]:
@@ -405,6 +426,27 @@ class Semantic(Task):
             NamedTensor("shares", "FP32", shares.shape, shares),
             NamedTensor("mask", "BYTES", (len(masks),), masks, has_files=True),
         ]
+
+
+@dataclass(slots=True)
+class _MapJoiner:
+    """Writes the class maps of tiles into that of their image, with overlaps cut in the middle."""
+
+    task: Semantic
+    classes: ClassMap
+    is_finite: bool = True
+
+    def add(self, window: Window, outputs: Outputs, frame: Frame) -> None:
+        x1, y1, x2, y2 = window.own
+        if x1 == x2:  # the whole image, whose pixels the tiles see better
+            return
+        self.is_finite &= bool(np.isfinite(outputs).all())
+        seen = likeliest_classes(outputs, frame)
+        left, top = window.left, window.top
+        self.classes[y1:y2, x1:x2] = seen[y1 - top : y2 - top, x1 - left : x2 - left]
+
+    def prediction(self) -> Prediction:
+        return self.task._prediction(self.classes, is_finite=self.is_finite)
 
 
 def _confusions(outputs: Tensor, targets: Tensor) -> npt.NDArray[np.float64]:

@@ -24,6 +24,7 @@ from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.timeline import seconds_of_work
 from eagleray.core.errors import Reason
 from eagleray.tasks import Embedding
+from eagleray.tasks.class_maps import encode_mask
 from eagleray.tasks.embedding import VectorPrediction
 from eagleray.tasks.outcome import Outcome
 from tests.support.batch import (
@@ -244,6 +245,34 @@ def test_a_regression_shows_its_values() -> None:
     rows = result_rows([measured(1.0), measured(2.0)], model=loaded_model(REGRESSION))
     page = page_of(collected(rows), rows=2)
     assert "Predicted values" in page
+    assert "Confidence" not in page
+
+
+def test_masks_are_drawn_over_examples_of_each_label(tmp_path: Path) -> None:
+    path = tmp_path / "1.png"
+    path.write_bytes(encode(photo(40, 30), "png"))
+    classes = np.zeros((30, 40), np.uint8)
+    classes[:, 30:] = 1
+    rows = pa.table(
+        {
+            "uri": [str(path)] * 6,
+            "status": ["ok"] * 6,
+            "reason": pa.nulls(6, pa.string()),
+            "mask": [encode_mask(classes)] * 6,
+            **{
+                f"share_{label}": pa.array([share] * 6, pa.float32())
+                for label, share in {"background": 0.75, "tree": 0.25, "sky": 0.0}.items()
+            },
+        }
+    )
+    collector = ReportCollector()
+    collector.add(rows)
+    assert dict(collector.labels) == {"background": 6, "tree": 6, "sky": 0}
+    drawn = [one.drawing.mask for one in collector.class_examples("tree") if one.drawing]
+    assert drawn == [encode_mask(classes)] * 4
+    page = page_of(collector, rows=6)
+    assert page.count("tree: 25.0 % of the pixels") == 4
+    assert page.count("data:image/jpeg") == 8
     assert "Confidence" not in page
 
 

@@ -192,7 +192,7 @@ def test_a_column_of_any_type_reads_back_as_it_was(name: str, output_format: Out
 @pytest.mark.parametrize(
     ("name", "in_csv", "in_json"),
     [
-        ("binary", "ff00", "ff00"),
+        ("binary", "/wA=", "/wA="),
         ("date", "2026-01-31", "2026-01-31"),
         ("moment with zone", "2001-09-09 03:46:40.000000+0200", "2001-09-09 03:46:40.000000+0200"),
         ("time", "01:02:03.000004", "01:02:03.000004"),

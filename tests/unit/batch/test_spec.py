@@ -11,6 +11,7 @@ from eagleray.batch.plan import PredictWork
 from eagleray.batch.spec import PredictSpec
 from eagleray.core.errors import InputError, UserError
 from eagleray.core.settings import Settings
+from eagleray.imaging.tiles import Tiling
 from eagleray.sharded.failure_limit import FailureLimit
 from tests.support.batch import loaded_model
 
@@ -100,3 +101,14 @@ def test_skipped_images_follow_the_settings() -> None:
     assert filled.urls.private_networks == ("10.0.0.0/8",)
     own = request(s3_anonymous=False, private_networks=[]).with_settings(settings)
     assert (own.s3.anonymous, own.urls.private_networks) == (False, ())
+
+
+def test_tiles_are_part_of_the_work() -> None:
+    plain, tiled = work(), work(tile="640")
+    assert plain.tiling is None
+    assert tiled.tiling == "640, overlap 0.2"
+    assert tiled.differences(plain) == ["tiling is None there and 640, overlap 0.2 here"]
+    contract = loaded_model().package.contract
+    assert request(tile="auto", tile_whole=True).tiling(contract) == Tiling(
+        max(64, *contract.size), 0.2, whole=True
+    )

@@ -18,6 +18,7 @@ from eagleray.core.errors import InputError, PackageError
 from eagleray.evaluation.kpi import parse_kpis
 from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
+from eagleray.models.manifest import Import
 from eagleray.models.package import ModelPackage, read_package, write_package
 from eagleray.registry.comparison import ComparedVersion
 from eagleray.registry.promotion import promote
@@ -137,6 +138,20 @@ def test_it_is_neither_trained_from_nor_quantized_again(
         quantized.package.build_module()
     with pytest.raises(InputError, match="digits/2 is quantized already"):
         quantize(registry, "digits/2")
+
+
+def test_an_imported_model_is_refused_before_the_data_are_looked_at(
+    registry: Registry, quantized: QuantizeSummary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = quantized.package.manifest.model_copy(
+        update={
+            "quantization": None,
+            "imported": Import(file_digest="0" * 64, scores="logits", num_parameters=1),
+        }
+    )
+    monkeypatch.setattr(Registry, "manifest", lambda self, version: manifest)
+    with pytest.raises(InputError, match=r"digits/1 is imported, .* import the result"):
+        quantize(registry, "digits/1", data="nowhere")
 
 
 def test_other_images_calibrate_without_the_test_images(

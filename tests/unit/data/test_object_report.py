@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 
+from eagleray.core.settings import read_settings
 from eagleray.data.analysis import make_report
 from eagleray.data.annotations.masks import mask_of_pixels
 from eagleray.data.inspection import INSPECTION_SCHEMA, Inspection
+from eagleray.data.job import open_inspection
 from eagleray.data.labelled import LabelledImages
 from eagleray.data.object_report import count_objects, describe_objects
 from eagleray.data.page import render_data_report
+from eagleray.data.spec import InspectSpec
 from eagleray.data.split import Split
+from eagleray.models.architectures import default_contract
 from eagleray.tasks.annotation import Annotation, TrueObject
-from tests.support.annotated import instances
+from tests.support.annotated import instances, voc, voc_object, write, write_image
 
 SIDE = 200
 
@@ -122,3 +128,15 @@ def test_labels_are_described_in_one_line() -> None:
         text(one("b", 0, 0, 1, 1), one("a", 0, 0, 1, 1), one("b", 0, 0, 1, 1))
     ) == ("2 b, 1 a")
     assert describe_objects(text()) == "no objects"
+
+
+def test_objects_are_inspected_under_the_contract_that_trains_them(tmp_path: Path) -> None:
+    for name in ("1", "2", "3"):
+        write_image(tmp_path / f"images/{name}.png")
+        write(tmp_path / f"annotations/{name}.xml", voc(voc_object("cell", 1, 2, 4, 6)))
+    fields = {"data": str(tmp_path), "task": "detection", "output": str(tmp_path / "page.html")}
+    job = open_inspection(InspectSpec.make(fields), read_settings())
+    trained = default_contract("detector/resnet18")
+    assert (job.contract.resize, job.contract.size) == (trained.resize, (416, 416))
+    named = open_inspection(InspectSpec.make({**fields, "contract": "fast"}), read_settings())
+    assert named.contract.crop == (416, 416)

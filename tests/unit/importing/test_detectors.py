@@ -193,6 +193,13 @@ def test_yolo_may_give_logits(settings: Settings) -> None:
     assert_same(package, corners(rows[..., :4]), scores)
 
 
+def test_logits_of_a_detector_that_are_promised_as_probabilities_are_refused(
+    settings: Settings,
+) -> None:
+    with pytest.raises(InputError, match=r"gives scores .*(down|up) to .*; name --scores logits"):
+        imported(detector({"y": (20, 7)}), settings, "yolo")
+
+
 @pytest.mark.parametrize("num_scores", [3, 4])
 def test_detr_has_relative_boxes(settings: Settings, num_scores: int) -> None:
     outputs: Outputs = {"hidden": (9, 16), "logits": (9, num_scores), "pred_boxes": (9, 4)}

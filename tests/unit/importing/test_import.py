@@ -285,6 +285,20 @@ def test_what_does_not_fit_the_network_is_refused(
         imported(color_network(), settings, **fields)
 
 
+@pytest.mark.parametrize(
+    ("task", "labels", "message"),
+    [
+        ("multiclass", ("a", "b", "c"), r"add up to \S+ for an image, .* name --scores logits"),
+        ("multilabel", ("a", "b", "c"), r"gives scores .*(down|up) to .*; name --scores logits"),
+    ],
+)
+def test_logits_that_are_promised_as_probabilities_are_refused(
+    settings: Settings, task: str, labels: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        imported(color_network(), settings, task=task, labels=labels, scores="probabilities")
+
+
 def test_a_network_that_mixes_the_images_of_a_batch_is_refused(settings: Settings) -> None:
     def add(model: Any) -> None:
         node = model.graph.node[-1]

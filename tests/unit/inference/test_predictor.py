@@ -318,7 +318,7 @@ def test_golden_images_tell_a_healthy_model_from_a_broken_one(
     assert predictor.require_healthy().max_difference <= TOLERANCE["float32"]
     run = first_run(predictor)
     replace_run(monkeypatch, predictor, lambda images: -run(images))
-    with pytest.raises(PackageError, match="fails its golden images"):
+    with pytest.raises(PackageError, match="fails its golden images with the engine eager float32"):
         predictor.require_healthy()
     replace_run(monkeypatch, predictor, lambda images: run(images) * float("nan"))
     with pytest.raises(PackageError, match="fails its golden images"):

@@ -13,7 +13,7 @@ from PIL import Image
 from eagleray.core.errors import BadImageError
 from eagleray.imaging import Exact, ImageContract, decode
 from eagleray.imaging.upright import upright_size
-from eagleray.reports.drawing import draw, pictures_with_boxes
+from eagleray.reports.drawing import draw, drawn_pictures
 from eagleray.reports.overlays import picture_contract
 from eagleray.tasks.page import Box, Drawing
 from tests.support.images import encode
@@ -75,7 +75,7 @@ def test_labels_have_the_same_colour_on_all_pictures(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     uris = [str(path), str(path), str(tmp_path / "broken.png")]
     dog, cat = Box(10, 20, 40, 30, "dog", 0.5), Box(10, 20, 40, 30, "cat", 0.5)
-    one, both, broken = pictures_with_boxes(uris, [(dog,), (dog, cat), ()])
+    one, both, broken = drawn_pictures(uris, [Drawing((dog,)), Drawing((dog, cat)), Drawing()])
     assert broken is None
     assert one is not None
     assert both is not None

@@ -78,7 +78,8 @@ def test_an_explanation_is_the_overlay_of_the_predicted_label(registry: Registry
         (EXPLAIN, {"images": 2}, 400, "explain is for one image, and the request has 2"),
         (EXPLAIN, {"image": b"not an image"}, 400, "not an image"),
         ("/v1/models/ages/predict?explain=true", {}, 400, "regression model predicts no label"),
-        (f"{PREDICT}?explain=maybe", {}, 422, "Parameter explain"),
+        (f"{PREDICT}?explain=maybe", {}, 422, "Parameter explain must be a valid boolean"),
+        (f"{PREDICT}?limit=cat", {}, 422, "Parameter limit: 'cat' is not a limit such as"),
         ("/invocations", {}, 400, "explain is a parameter of /v1/models/NAME/predict alone"),
     ],
 )
@@ -173,5 +174,13 @@ def test_the_page_has_a_button_that_explains(registry: Registry) -> None:
     async def test(app: RunningApp) -> None:
         page = (await app.client.get("/")).text
         assert 'id="explain"' in page
+
+
+def test_the_code_on_the_page_reads_what_the_model_predicts(registry: Registry) -> None:
+    async def test(app: RunningApp) -> None:
+        page = (await app.client.get("/")).text
+        assert '<option value="digits" data-member="label">' in page
+        assert '<option value="ages" data-member="value">' in page
+        assert "${more}).${member}`" in page
 
     with_service(registry, test)

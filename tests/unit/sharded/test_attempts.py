@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import ray
 
-from eagleray.core.errors import InputError, JobFailedError
+from eagleray.core.errors import InputError, JobFailedError, PackageError
 from eagleray.sharded.attempts import Shards, run_until_done
 
 
@@ -66,8 +66,9 @@ def test_runs_without_any_result_are_given_up(error: Exception | None, sentence:
 def test_a_model_that_a_worker_refuses_is_not_tried_again() -> None:
     error = ray.exceptions.RayError("eagleray.core.errors.PackageError: the weights are damaged.")
     runs = Runs((set(), error))
-    with pytest.raises(JobFailedError, match="stopped: the weights are damaged"):
+    with pytest.raises(PackageError, match=r"^the weights are damaged\.$"):
         list(run_until_done([0], runs))
+    assert runs.given == [[0]]
 
 
 def test_what_eagleray_raised_in_a_worker_is_raised_here() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eagleray.batch.shard_summary import ShardSummary, decode_shard
-from eagleray.core.errors import JobFailedError
+from eagleray.core.errors import JobFailedError, PackageError
 from eagleray.core.job_channel import JobChannel
 from eagleray.core.job_state import JobState
 from eagleray.core.yielding import PERSON, QUEUE, Turn, YieldSignal
@@ -186,6 +186,7 @@ def test_a_run_that_is_cancelled_keeps_what_is_done(tmp_path: Path) -> None:
         (KeyboardInterrupt(), KeyboardInterrupt, JobState.STOPPED, "interrupted"),
         (OSError("disk full"), JobFailedError, JobState.FAILED, "disk full"),
         (JobFailedError("The workers stopped."), JobFailedError, JobState.FAILED, "workers"),
+        (PackageError("It is altered."), PackageError, JobState.FAILED, "It is altered."),
         (ZeroDivisionError("oh"), ZeroDivisionError, JobState.FAILED, "ZeroDivisionError: oh"),
     ],
     ids=repr,

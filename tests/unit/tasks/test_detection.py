@@ -248,6 +248,12 @@ def test_limits_compare_counts(text: str, exceeded: bool) -> None:
 def test_limits_that_mean_nothing_are_one_sentence() -> None:
     with pytest.raises(ValueError, match="'cat' is not a limit such as person>10"):
         CountLimit.parse("cat")
+    with pytest.raises(ValueError, match=r"'cat>-1' is not a limit .* a whole number from 0"):
+        CountLimit.parse("cat>-1")
+    with pytest.raises(ValueError, match=r"cat<0 never holds, .*; write cat>0 for .*, or cat<1"):
+        CountLimit.parse("cat < 0")
+    with pytest.raises(ValueError, match="cat>=0 always holds"):
+        CountLimit.parse("cat>=0")
     with pytest.raises(UnknownNameError, match="No label is named 'cow'"):
         require_limits(["cow>1"], TASK, where="--limit")
     classifier = Multiclass(labels=("cat", "dog"))

@@ -71,6 +71,9 @@ class _Object(_Entry):
     iscrowd: Literal[0, 1, False, True] = 0
 
 
+_Numbered = tuple[int, _Object | str]
+"""The number of an annotation with what it says, or with why it cannot be read."""
+
 _IMAGE, _CATEGORY, _OBJECT = TypeAdapter(_Image), TypeAdapter(_Category), TypeAdapter(_Object)
 
 
@@ -172,10 +175,9 @@ class _CocoFile:
             annotated = self._annotated(image, own, names, f"{place} ({image.file_name})")
             if annotated is not None:
                 found.append(annotated)
-        for left in objects.values():
-            for number, entry in left:
-                image_id = str(entry.image_id)[:40]
-                place = f"{self._place}, annotation {number}, image_id {image_id}"
+        for image_id, left in objects.items():
+            for number, _ in left:
+                place = f"{self._place}, annotation {number}, image_id {str(image_id)[:40]}"
                 self._faults.add(FaultKind.NO_SUCH_IMAGE, place)
         if self._fields["images"] and not found:
             raise InputError(
@@ -200,15 +202,20 @@ class _CocoFile:
                 )
         return names
 
-    def _objects_by_image(self) -> dict[Id, list[tuple[int, _Object]]]:
-        found: dict[Id, list[tuple[int, _Object]]] = defaultdict(list)
+    def _objects_by_image(self) -> dict[Id, list[_Numbered]]:
+        """Return the objects of each image, those that cannot be read as their faults."""
+        found: dict[Id, list[_Numbered]] = defaultdict(list)
         for number, entry in enumerate(self._fields["annotations"]):
             try:
                 item = _OBJECT.validate_python(entry)
             except ValidationError as error:
                 fault = first_validation_error(error)
-                place = f"{self._place}, annotation {number}: {fault}"
-                self._faults.add(FaultKind.UNREADABLE_OBJECT, place)
+                image_id = entry.get("image_id") if isinstance(entry, dict) else None
+                if isinstance(image_id, int | str):
+                    found[image_id].append((number, fault))
+                else:
+                    place = f"{self._place}, annotation {number}: {fault}"
+                    self._faults.add(FaultKind.UNREADABLE_OBJECT, place)
                 continue
             found[item.image_id].append((number, item))
         return found
@@ -216,7 +223,7 @@ class _CocoFile:
     def _annotated(
         self,
         image: _Image,
-        items: list[tuple[int, _Object]],
+        items: list[_Numbered],
         names: Mapping[Id, str],
         place: str,
     ) -> AnnotatedImage | None:
@@ -235,7 +242,11 @@ class _CocoFile:
             self._faults.add(FaultKind.UNREADABLE_FILE, f"{place}: {error}")
             return None
         for number, item in items:
-            self._add(objects, item, names, f"{self._place}, annotation {number}")
+            where = f"{self._place}, annotation {number}"
+            if isinstance(item, str):
+                objects.reject(FaultKind.UNREADABLE_OBJECT, f"{where}: {item}")
+            else:
+                self._add(objects, item, names, where)
         annotation = objects.annotation(place)
         if annotation is None:
             return None
@@ -247,26 +258,26 @@ class _CocoFile:
         label = names.get(item.category_id)
         if label is None:
             where = f"{place}: category_id {str(item.category_id)[:40]}"
-            self._faults.add(FaultKind.UNKNOWN_LABEL, where)
+            objects.reject(FaultKind.UNKNOWN_LABEL, where)
             return
         if isinstance(item.segmentation, list) and any(len(one) < 6 for one in item.segmentation):
-            self._faults.add(FaultKind.BAD_POLYGON, place)
+            objects.reject(FaultKind.BAD_POLYGON, place)
             return
         box = item.bbox or None
         if isinstance(item.segmentation, _Runs) and item.segmentation.size != (
             objects.height,
             objects.width,
         ):
-            self._faults.add(FaultKind.MASK_SIZE, place)
+            objects.reject(FaultKind.MASK_SIZE, place)
             return
         try:
             mask = _mask(item.segmentation, objects)
         except ValueError as error:
-            self._faults.add(FaultKind.BAD_MASK, f"{place}: {_message(error)}")
+            objects.reject(FaultKind.BAD_MASK, f"{place}: {_message(error)}")
             return
         if box is None and mask is None:
             where = f"{place}: it has neither bbox nor segmentation"
-            self._faults.add(FaultKind.UNREADABLE_OBJECT, where)
+            objects.reject(FaultKind.UNREADABLE_OBJECT, where)
             return
         objects.add(label, box, place, crowd=bool(item.iscrowd), mask=mask)
 

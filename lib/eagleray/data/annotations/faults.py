@@ -54,6 +54,11 @@ class FaultKind(Enum):
         "image",
     )
     UNREADABLE_IMAGE = ("image that cannot be read", "images that cannot be read", "image")
+    NO_VALID_OBJECT = (
+        "image whose objects are all invalid",
+        "images whose objects are all invalid",
+        "image",
+    )
     CLIPPED = ("box clipped to its image", "boxes clipped to their images", "kept")
     WITHOUT_FILE = (
         "image without a file of labels, read as an image without objects",

@@ -66,6 +66,7 @@ class ConvertSummary:
         num_files: Number of files of labels that were written.
         num_copied: Number of images that were copied.
         losses: What the format cannot carry, by its words, with counts.
+        finding: A sentence on how the images are found, if they are not copied; else empty.
     """
 
     output: str
@@ -76,6 +77,7 @@ class ConvertSummary:
     num_files: int
     num_copied: int
     losses: Mapping[str, int]
+    finding: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary for scripts."""
@@ -125,6 +127,16 @@ def run_conversion(job: ConvertJob, reporter: ProgressReporter) -> ConvertSummar
         num_files=num_files,
         num_copied=num_copied,
         losses={words: count for words, count in losses.items() if count},
+        finding="" if job.spec.copy_images else _how_images_are_found(job),
+    )
+
+
+def _how_images_are_found(job: ConvertJob) -> str:
+    folder = storage.join(job.spec.output, "images")
+    first = job.images[0].name
+    return (
+        f"The images are not copied: the labels are read once the images lie in {folder} under "
+        f"the names of the labels (the first is {first}); --copy-images puts them there."
     )
 
 

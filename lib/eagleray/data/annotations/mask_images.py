@@ -144,7 +144,7 @@ def _annotated(
             f"index_{number}" if classes is None else classes.get(number * (not layout.one_class))
         )
         if label is None:
-            faults.add(FaultKind.UNKNOWN_LABEL, where)
+            objects.reject(FaultKind.UNKNOWN_LABEL, where)
         else:
             labels.append(label)
             objects.add(label, None, where, mask=mask)

@@ -34,6 +34,17 @@ class ObjectCollector:
         self.width, self.height = width, height
         self._faults = faults
         self._objects: list[TrueObject] = []
+        self._num_rejected = 0
+
+    def reject(self, kind: FaultKind, place: str) -> None:
+        """Count the fault of an object of this image, which is left out.
+
+        Args:
+            kind: Its kind.
+            place: Where it is, for people.
+        """
+        self._num_rejected += 1
+        self._faults.add(kind, place)
 
     def add(
         self,
@@ -55,10 +66,10 @@ class ObjectCollector:
         """
         label = clean_label(label)
         if not 1 <= len(label) <= _MAX_LABEL or not _is_unicode(label):
-            self._faults.add(FaultKind.UNREADABLE_OBJECT, f"{place}, which has no valid label")
+            self.reject(FaultKind.UNREADABLE_OBJECT, f"{place}, which has no valid label")
             return
         if mask is not None and mask.size != (self.height, self.width):
-            self._faults.add(FaultKind.MASK_SIZE, place)
+            self.reject(FaultKind.MASK_SIZE, place)
             return
         if box is None and mask is not None:
             box = box_of(mask)
@@ -75,15 +86,15 @@ class ObjectCollector:
         """Return the part of a box inside of the image; None if there is none."""
         x, y, width, height = box
         if not all(map(math.isfinite, (*box, x + width, y + height))):
-            self._faults.add(FaultKind.UNREADABLE_OBJECT, f"{place}, whose box is not finite")
+            self.reject(FaultKind.UNREADABLE_OBJECT, f"{place}, whose box is not finite")
             return None
         if width <= 0 or height <= 0:
-            self._faults.add(FaultKind.NO_AREA, place)
+            self.reject(FaultKind.NO_AREA, place)
             return None
         left, top = max(x, 0.0), max(y, 0.0)
         right, bottom = min(x + width, self.width), min(y + height, self.height)
         if right <= left or bottom <= top:
-            self._faults.add(FaultKind.OUTSIDE, place)
+            self.reject(FaultKind.OUTSIDE, place)
             return None
         excess = max(left - x, top - y, x + width - right, y + height - bottom)
         if excess <= 0:
@@ -93,7 +104,10 @@ class ObjectCollector:
         return left, top, right - left, bottom - top
 
     def annotation(self, place: str) -> Annotation | None:
-        """Return the image's annotation; None, counted, for too many objects.
+        """Return the image's annotation; None, counted, for an image that is left out.
+
+        It is if it has too many objects, or if all of them are invalid: it is not known to be
+        empty, and must not be taught as background.
 
         Args:
             place: Where the image or its labels are, for people.
@@ -102,6 +116,9 @@ class ObjectCollector:
             self._faults.add(
                 FaultKind.UNREADABLE_FILE, f"{place}, which has more than {MAX_OBJECTS:,} objects"
             )
+            return None
+        if self._num_rejected and not self._objects:
+            self._faults.add(FaultKind.NO_VALID_OBJECT, place)
             return None
         self._faults.num_objects += len(self._objects)
         self._faults.num_images += 1

@@ -67,7 +67,7 @@ def _annotated(loaded: LoadedFile, faults: AnnotationFaults) -> AnnotatedImage |
         faults.add(FaultKind.UNREADABLE_FILE, f"{place}: {error}")
         return None
     for number, item in enumerate(root.iterfind("object"), 1):
-        _add_object(objects, item, f"{place}, object {number}", faults)
+        _add_object(objects, item, f"{place}, object {number}")
     annotation = objects.annotation(place)
     return None if annotation is None else loaded.annotated(annotation)
 
@@ -81,16 +81,14 @@ def _size(root: Element, loaded: LoadedFile) -> tuple[int, int]:
     return round(width), round(height)
 
 
-def _add_object(
-    objects: ObjectCollector, item: Element, place: str, faults: AnnotationFaults
-) -> None:
+def _add_object(objects: ObjectCollector, item: Element, place: str) -> None:
     try:
         left, top, right, bottom = (
             _number(item.findtext(f"bndbox/{name}") or "")
             for name in ("xmin", "ymin", "xmax", "ymax")
         )
     except ValueError as error:
-        faults.add(FaultKind.UNREADABLE_OBJECT, f"{place}: {error}")
+        objects.reject(FaultKind.UNREADABLE_OBJECT, f"{place}: {error}")
         return
     objects.add(item.findtext("name") or "", (left, top, right - left, bottom - top), place)
 

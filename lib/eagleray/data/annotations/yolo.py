@@ -78,7 +78,7 @@ def _annotated(
         return None
     for number, line in enumerate(lines, 1):
         if line.strip():
-            _add_object(objects, line, classes, f"{place}, line {number}", faults)
+            _add_object(objects, line, classes, f"{place}, line {number}")
     annotation = objects.annotation(place)
     return None if annotation is None else loaded.annotated(annotation)
 
@@ -88,17 +88,16 @@ def _add_object(
     line: str,
     classes: Mapping[int, str],
     place: str,
-    faults: AnnotationFaults,
 ) -> None:
     words = line.split()
     try:
         index, values = int(words[0][:12]), [float(word) for word in words[1:]]
     except ValueError:
-        faults.add(FaultKind.UNREADABLE_OBJECT, f"{place}: {line[:60]!r} is not of numbers")
+        objects.reject(FaultKind.UNREADABLE_OBJECT, f"{place}: {line[:60]!r} is not of numbers")
         return
     label = classes.get(index)
     if label is None:
-        faults.add(FaultKind.UNKNOWN_LABEL, f"{place}: class {index}")
+        objects.reject(FaultKind.UNKNOWN_LABEL, f"{place}: class {index}")
     elif len(values) == 4:
         x, y, width, height = values
         box = (x - width / 2, y - height / 2, width, height)
@@ -106,9 +105,9 @@ def _add_object(
     elif len(values) < 6:
         is_polygon = len(values) in (2, 4)
         kind = FaultKind.BAD_POLYGON if is_polygon else FaultKind.UNREADABLE_OBJECT
-        faults.add(kind, f"{place}: {len(values)} numbers after the class")
+        objects.reject(kind, f"{place}: {len(values)} numbers after the class")
     else:
-        _add_polygon(objects, label, values, place, faults)
+        _add_polygon(objects, label, values, place)
 
 
 def _in_pixels(
@@ -128,7 +127,6 @@ def _add_polygon(
     label: str,
     values: list[float],
     place: str,
-    faults: AnnotationFaults,
 ) -> None:
     """Add an object with the mask of a polygon, and the box around its points."""
     xs = [value * objects.width for value in values[::2]]
@@ -139,7 +137,7 @@ def _add_polygon(
             raise ValueError("it has an x without its y")
         mask = mask_of_polygons([points], objects.height, objects.width)
     except ValueError as error:
-        faults.add(FaultKind.BAD_MASK, f"{place}: {error}")
+        objects.reject(FaultKind.BAD_MASK, f"{place}: {error}")
         return
     box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
     objects.add(label, box, place, mask=mask)

@@ -224,3 +224,15 @@ def test_an_absent_image_is_counted(tmp_path: Path) -> None:
     summary = convert(data, tmp_path / "out", "coco")
     assert summary.num_copied == 2
     assert summary.losses == {"images that cannot be read, which are not copied": 1}
+
+
+def test_without_copies_it_says_where_the_images_belong(tmp_path: Path) -> None:
+    write_image(tmp_path / "in/images/1.png")
+    write(tmp_path / "in/annotations/1.xml", voc(voc_object("cell", 1, 2, 4, 6)))
+    output = tmp_path / "out"
+    summary = convert(tmp_path / "in", output, "yolo", copy_images=False)
+    assert f"once the images lie in {output}/images under" in summary.finding
+    assert "(the first is 1.png); --copy-images puts them there." in summary.finding
+    write_image(output / "images/1.png")
+    assert read_objects(str(output)).uris == (f"{output}/images/1.png",)
+    assert convert(tmp_path / "in", tmp_path / "copied", "yolo").finding == ""

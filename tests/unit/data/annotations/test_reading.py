@@ -11,7 +11,16 @@ from eagleray.core.errors import InputError
 from eagleray.data.labelled import read_labelled, read_objects
 from eagleray.io.storage import PathPolicy
 from eagleray.tasks import Multiclass
-from tests.support.annotated import coco, instances, read_one, voc, voc_object, write, write_image
+from tests.support.annotated import (
+    annotations_of,
+    coco,
+    instances,
+    read_one,
+    voc,
+    voc_object,
+    write,
+    write_image,
+)
 from tests.support.images import encode
 
 TEXT = json.dumps({"width": 4, "height": 5, "objects": []})
@@ -134,3 +143,45 @@ def test_a_task_of_whole_images_names_the_tasks_that_read_objects(
 def test_a_class_may_be_named_images(tmp_path: Path) -> None:
     write_image(tmp_path / "images/1.jpg")
     assert read_labelled(str(tmp_path)).labels == ("images",)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (
+            {"labels/1.txt": "0 0.5 0.5 0.5 0.5", "classes.txt": "cell"},
+            {"labels/2.txt": "0 0.5 0.5 0 0.5\n7 0.5 0.5 0.5 0.5"},
+        ),
+        (
+            {"annotations/1.xml": voc(voc_object("cell", 1, 1, 9, 9))},
+            {"annotations/2.xml": voc(voc_object("cell", 9, 9, 9, 12))},
+        ),
+        (
+            {},
+            {
+                "labels.json": coco(
+                    [
+                        {"bbox": [1, 1, 8, 8]},
+                        {"image_id": 2, "bbox": [1, 1, 0, 8]},
+                        {"image_id": 2, "bbox": "damaged"},
+                        {"image_id": 2, "bbox": [1, 1, 8, 8], "category_id": 9},
+                    ],
+                    names=["images/1.png", "images/2.png"],
+                )
+            },
+        ),
+    ],
+    ids=["yolo", "voc", "coco"],
+)
+def test_an_image_whose_objects_are_all_invalid_is_left_out_and_not_taught_as_empty(
+    tmp_path: Path, good: dict[str, str], bad: dict[str, str]
+) -> None:
+    for name in ("1", "2"):
+        write_image(tmp_path / f"images/{name}.png")
+    for path, content in {**good, **bad}.items():
+        write(tmp_path / path, content)
+    images = read_objects(str(tmp_path), max_invalid=0.8)
+    assert list(annotations_of(images)) == ["1.png"]
+    (note,) = [note for note in images.notes if note.startswith("Left out")]
+    assert "1 image whose objects are all invalid (" in note
+    assert "2" in note.rpartition("all invalid (")[2]

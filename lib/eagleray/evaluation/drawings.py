@@ -1,0 +1,61 @@
+"""Predicts the worst mistakes of a model of pixels once more, to draw what it predicts there.
+
+An evaluation keeps the confusion matrix of an image, and not its class map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eagleray.core.errors import BadImageError
+from eagleray.evaluation.evaluate import Evaluation
+from eagleray.inference.predictor import Predictor
+from eagleray.io.fetch import fetch_image
+from eagleray.tasks.page import Drawing
+
+__all__ = ["MAX_MISTAKES", "DrawnMistake", "draw_mistakes"]
+
+MAX_MISTAKES = 24
+"""Number of mistakes on a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnMistake:
+    """What is drawn over an image of a page.
+
+    Attributes:
+        true: The label.
+        predicted: The prediction.
+    """
+
+    true: Drawing
+    predicted: Drawing
+
+
+def draw_mistakes(predictor: Predictor, evaluation: Evaluation) -> dict[int, DrawnMistake]:
+    """Return what is drawn over the worst mistakes, by their positions among the measured images.
+
+    Nothing for a task whose observations say what is to be drawn, and for models that take
+    attributes.
+
+    Args:
+        predictor: The model.
+        evaluation: Its evaluation.
+    """
+    task, package = predictor.task, predictor.package
+    if not task.predicts_pixels or package.attributes:
+        return {}
+    mistakes = task.worst_mistakes(evaluation.outputs, evaluation.targets, MAX_MISTAKES)
+    drawn = {}
+    for position in (one.position for one in mistakes):
+        try:
+            content = fetch_image(evaluation.uri(position), package.contract)
+        except BadImageError:  # it has changed since
+            continue
+        (outcome,) = predictor.predict([content])
+        true = task.true_drawing(evaluation.images.labels[int(evaluation.rows[position])])
+        if outcome.prediction is not None and true is not None:
+            predicted = task.drawing(outcome.prediction, None)
+            assert predicted is not None
+            drawn[position] = DrawnMistake(true, predicted)
+    return drawn
