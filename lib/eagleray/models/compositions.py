@@ -2,6 +2,7 @@
 
 detector/resnet18    a detector on the feature maps of resnet18
 unet/resnet18        a segmentation network; so are fcn8s and fcn32s
+panoptic/resnet18    a segmentation network that tells objects apart
 
 register_composition(Composition("detector", build, contract="letterbox", size=416))
 """
@@ -81,6 +82,12 @@ def _build_unet(*architectures: Any, initialize: bool) -> nn.Module:
     return build_unet(*architectures, initialize=initialize)
 
 
+def _build_panoptic(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.panoptic_deeplab import build_panoptic_deeplab
+
+    return build_panoptic_deeplab(*architectures, initialize=initialize)
+
+
 def _fcn(stride: int) -> Callable[..., nn.Module]:
     def build_network(*architectures: Any, initialize: bool) -> nn.Module:
         from eagleray.models.segmenters import build_fcn
@@ -92,5 +99,6 @@ def _fcn(stride: int) -> Callable[..., nn.Module]:
 
 register_composition(Composition("detector", _build_detector, contract="letterbox", size=416))
 register_composition(Composition("unet", _build_unet, contract="letterbox", size=256))
+register_composition(Composition("panoptic", _build_panoptic, contract="letterbox", size=256))
 register_composition(Composition("fcn8s", _fcn(8), contract="letterbox", size=256))
 register_composition(Composition("fcn32s", _fcn(32), contract="letterbox", size=256))

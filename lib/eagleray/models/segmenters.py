@@ -24,15 +24,61 @@ from eagleray.core.errors import InputError
 from eagleray.models.architectures import Architecture
 from eagleray.models.feature_maps import FeatureLevel, extract_feature_maps, feature_levels
 
-__all__ = ["FullyConvolutional", "UNet", "build_fcn", "build_unet"]
+__all__ = [
+    "DECODED_WIDTH",
+    "FullyConvolutional",
+    "UNet",
+    "UNetDecoder",
+    "build_fcn",
+    "build_unet",
+    "convolutions",
+    "make_head",
+]
 
 _GROUP = 8  # channels of a group of the normalisation
 _WIDTH_PER_STRIDE = 8  # channels of a U-Net's decoder, between these bounds
-_MIN_WIDTH, _MAX_WIDTH = 16, 256
+DECODED_WIDTH = 16
+"""Channels of a U-Net's decoder at the size of the image."""
+_MAX_WIDTH = 256
 _FCN_WIDTH = 32
 
 
-class UNet(nn.Module):
+class UNetDecoder(nn.Module):
+    """The part of a U-Net that other heads can share: a backbone and the decoder after it.
+
+    Args:
+        backbone: Maps images to feature maps by layer.
+        levels: Its feature maps, the largest first.
+
+    Attributes:
+        decoded_channels: Channels of what `decode` returns.
+    """
+
+    def __init__(self, backbone: nn.Module, levels: Sequence[FeatureLevel]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._layers = [level.layer for level in levels]
+        below = levels[-1].channels
+        blocks: list[nn.Module] = []
+        for level in reversed(levels[:-1]):
+            width = _decoder_width(level.stride)
+            blocks.append(convolutions(below + level.channels, width))
+            below = width
+        self.decoder = nn.ModuleList(blocks)
+        self.decoded_channels = below
+        self._is_enlarged = levels[0].stride > 1
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, C, H, W) to features (N, decoded_channels, H, W)."""
+        maps = self.backbone(images)
+        features: Tensor = maps[self._layers[-1]]
+        for block, layer in zip(self.decoder, reversed(self._layers[:-1]), strict=True):
+            beside = maps[layer]
+            features = block(torch.cat([_enlarge(features, beside), beside], dim=1))
+        return _enlarge(features, images) if self._is_enlarged else features
+
+
+class UNet(UNetDecoder):
     """A U-Net.
 
     Args:
@@ -44,30 +90,13 @@ class UNet(nn.Module):
     def __init__(
         self, backbone: nn.Module, levels: Sequence[FeatureLevel], num_labels: int
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self._layers = [level.layer for level in levels]
-        below = levels[-1].channels
-        blocks: list[nn.Module] = []
-        for level in reversed(levels[:-1]):
-            width = _decoder_width(level.stride)
-            blocks.append(_convolutions(below + level.channels, width))
-            below = width
-        self.decoder = nn.ModuleList(blocks)
-        self._is_enlarged = levels[0].stride > 1
-        self.refine = _convolutions(below, _MIN_WIDTH)
-        self.head = _make_head(_MIN_WIDTH, num_labels)
+        super().__init__(backbone, levels)
+        self.refine = convolutions(self.decoded_channels, DECODED_WIDTH)
+        self.head = make_head(DECODED_WIDTH, num_labels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, C, H, W) to logits (N, num_labels, H, W)."""
-        maps = self.backbone(images)
-        features: Tensor = maps[self._layers[-1]]
-        for block, layer in zip(self.decoder, reversed(self._layers[:-1]), strict=True):
-            beside = maps[layer]
-            features = block(torch.cat([_enlarge(features, beside), beside], dim=1))
-        if self._is_enlarged:
-            features = _enlarge(features, images)
-        logits: Tensor = self.head(self.refine(features))
+        logits: Tensor = self.head(self.refine(self.decode(images)))
         return logits
 
 
@@ -92,7 +121,7 @@ class FullyConvolutional(nn.Module):
         strides = [level.stride for level in reversed(levels)]
         factors = [low // high for low, high in zip(strides, [*strides[1:], 1], strict=True)]
         self.enlarge = nn.ModuleList(_enlarging_layer(_FCN_WIDTH, factor) for factor in factors)
-        self.head = _make_head(_FCN_WIDTH, num_labels)
+        self.head = make_head(_FCN_WIDTH, num_labels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, C, H, W) to logits (N, num_labels, H, W)."""
@@ -111,10 +140,16 @@ class FullyConvolutional(nn.Module):
 
 
 def _decoder_width(stride: int) -> int:
-    return min(_MAX_WIDTH, max(_MIN_WIDTH, _WIDTH_PER_STRIDE * stride))
+    return min(_MAX_WIDTH, max(DECODED_WIDTH, _WIDTH_PER_STRIDE * stride))
 
 
-def _convolutions(channels: int, width: int) -> nn.Sequential:
+def convolutions(channels: int, width: int) -> nn.Sequential:
+    """Return two convolutions of 3 x 3, each normalised by groups of channels.
+
+    Args:
+        channels: Number of channels before them.
+        width: Number of channels after them, a multiple of 8.
+    """
     layers: list[nn.Module] = []
     for inputs in (channels, width):
         convolution = nn.Conv2d(inputs, width, kernel_size=3, padding=1, bias=False)
@@ -122,7 +157,7 @@ def _convolutions(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _make_head(width: int, num_labels: int) -> nn.Conv2d:
+def make_head(width: int, num_labels: int) -> nn.Conv2d:
     """Return the layer that scores the labels: the last one, which other labels replace."""
     head = nn.Conv2d(width, num_labels, kernel_size=1)
     nn.init.zeros_(cast("Tensor", head.bias))

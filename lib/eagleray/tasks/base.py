@@ -115,6 +115,7 @@ class Task(BaseModel):
         predicts_pixels: Whether the network returns a logit for each label of every pixel
             (N, num_outputs, H, W), instead of a row (N, num_outputs).
         counts_objects: Whether `counts` returns how many objects of each label an image has.
+        optional_columns: Columns of `result_types` that a batch job has on request only.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
     """
@@ -135,6 +136,7 @@ class Task(BaseModel):
     default_architecture: ClassVar[str] = "resnet18"
     predicts_pixels: ClassVar[bool] = False
     counts_objects: ClassVar[bool] = False
+    optional_columns: ClassVar[frozenset[str]] = frozenset()
     measures_training: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # pydantic would take them for fields of this class
