@@ -21,6 +21,7 @@ class WorkerOptions:
     Attributes:
         top_k: Number of labels listed for each image.
         limit: Numbers of objects that are to be noticed.
+        masks: Whether results have the masks of objects.
         device: Device of the network: `cpu` or `cuda`.
         precision: Precision of the forward pass.
         engine: Name of the engine, or `auto`.
@@ -45,6 +46,7 @@ class WorkerOptions:
     expected_images: int
     cache_folder: str
     limit: tuple[str, ...] = ()
+    masks: bool = False
     niceness: int = 0
     gives_way: bool = False
 

@@ -28,6 +28,7 @@ class PredictWork(Work):
         precision: Requested precision of the forward pass.
         top_k: Number of labels listed for each image.
         limit: Numbers of objects that are to be noticed.
+        masks: Whether results have the masks of objects.
         seconds_per_image: Time limit for decoding an image, in seconds.
         format: Format of the result files.
     """
@@ -44,6 +45,7 @@ class PredictWork(Work):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     top_k: int
     limit: tuple[str, ...] = ()
+    masks: bool = False
     seconds_per_image: float
     format: FormatName
 

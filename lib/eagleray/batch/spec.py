@@ -68,6 +68,9 @@ class BatchRequest(Spec):
         "Number of objects that is to be noticed, such as 'person>10'; the column exceeds lists "
         "those that an image exceeds.",
     )
+    masks: bool = spec_field(
+        False, RESULTS, "Add a column masks: the pixels of each object, for an instance model."
+    )
     top_k: int = spec_field(5, RESULTS, "Labels listed for each image.", ge=1, le=MAX_TOP_K)
     max_failures: FailureLimitText = spec_field(
         "100%", LIMITS, "Stop when more inputs than this fail: 1% or 200."
@@ -165,6 +168,7 @@ class PredictSpec(SourceFields, BatchRequest):
             precision=self.precision,
             top_k=self.top_k,
             limit=self.limit,
+            masks=self.masks,
             seconds_per_image=self.image_timeout,
             format=self.format,
         )

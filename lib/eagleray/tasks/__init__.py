@@ -8,6 +8,7 @@ from eagleray.tasks.instance import Instance
 from eagleray.tasks.multiclass import Multiclass
 from eagleray.tasks.multilabel import LABEL_SEPARATOR, Multilabel
 from eagleray.tasks.outcome import Failure, Outcome, Prediction
+from eagleray.tasks.panoptic import Panoptic
 from eagleray.tasks.registration import (
     StoredTask,
     TaskName,
@@ -31,6 +32,7 @@ __all__ = [
     "Multilabel",
     "NetworkOutput",
     "Outcome",
+    "Panoptic",
     "Prediction",
     "Regression",
     "Semantic",

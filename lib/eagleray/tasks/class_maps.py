@@ -27,6 +27,7 @@ __all__ = [
     "ClassMaps",
     "class_map",
     "decode_mask",
+    "decode_numbers",
     "encode_mask",
     "join_maps",
     "likeliest_classes",
@@ -274,3 +275,10 @@ def decode_mask(content: bytes) -> ClassMap:
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert decoded is not None
     return np.asarray(decoded, np.uint8)
+
+
+def decode_numbers(content: bytes) -> npt.NDArray[Any]:
+    """Return the gray values of a PNG of 8 or 16 bits (height, width)."""
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    return np.asarray(decoded)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from eagleray.core.errors import InputError
 from eagleray.imaging.geometry import Frame
 from eagleray.tasks.annotation import Annotation, Mask, parse_annotation
 from eagleray.tasks.base import Outputs
@@ -68,6 +69,21 @@ class Instance(CenterTask, ObjectTask):
         return self.max_objects
 
     # --- from annotations to targets ---
+
+    @classmethod
+    def from_labels(cls, texts: Sequence[str], uris: Sequence[str] = ()) -> Self:
+        """Take the labels of all objects, in alphabetical order.
+
+        Raises:
+            InputError: If a text says no objects, there are none, or one is the background.
+        """
+        task = super().from_labels(texts, uris)
+        if BACKGROUND in task.labels:
+            raise InputError(
+                f"Objects have the label {BACKGROUND!r}, which is that of pixels without an "
+                "object; leave them out, or give them another label."
+            )
+        return task
 
     def encode(self, text: str) -> list[list[float]]:
         """Return the target rows of an image: its size, and its objects with their pixels."""

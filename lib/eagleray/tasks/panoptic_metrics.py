@@ -152,20 +152,31 @@ def count_segments(predicted: Segmentation, true: Segmentation, num_labels: int)
     )
 
 
-def panoptic_metrics(counts: PanopticCounts, labels: Sequence[str]) -> dict[str, float]:
-    """Return `pq`, `sq` and `rq`, the means over labels with segments, and those of each label.
+def panoptic_metrics(
+    counts: PanopticCounts,
+    labels: Sequence[str],
+    groups: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+) -> dict[str, float]:
+    """Return `pq`, `sq` and `rq` of all labels, then of groups of labels, then of each label.
 
-    A label has segments if one is predicted or true; others are left out.
+    They are means over the labels with segments, predicted or true. A group or a label without
+    true segments is left out; without any true segments there are no metrics.
 
     Args:
         counts: The counts of each image (N, C).
         labels: Names of the C labels.
+        groups: Whether each label is in a group, bool (C,), by name: `pq_things` and so on.
     """
     sums = counts.weighted(np.ones(len(counts.iou)))
-    seen = np.flatnonzero(~np.isnan(sums.panoptic_quality)).tolist()
+    is_true = sums.matched + sums.false_negatives > 0
+    seen = np.flatnonzero(is_true).tolist()
     if not seen:
         return {}
     found = {name: float(value) for name, value in _means(sums).items()}
+    for group, is_member in (groups or {}).items():
+        if (is_true & is_member).any():
+            means = _means(sums, is_member)
+            found |= {f"{name}_{group}": float(value) for name, value in means.items()}
     for name, values in _qualities(sums).items():
         found |= {f"{name}[{labels[index]}]": float(values[index]) for index in seen}
     return found
@@ -189,9 +200,11 @@ def _qualities(counts: PanopticCounts) -> dict[str, Floats]:
     }
 
 
-def _means(counts: PanopticCounts) -> dict[str, Floats]:
-    """Return the means over labels with segments (…); NaN if there are none."""
+def _means(counts: PanopticCounts, among: npt.NDArray[np.bool_] | None = None) -> dict[str, Floats]:
+    """Return the means over labels with segments (…), or over some; NaN if there are none."""
     seen = ~np.isnan(counts.panoptic_quality)
+    if among is not None:
+        seen &= among
     return {
         name: _ratio(np.where(seen, values, 0.0).sum(axis=-1), seen.sum(axis=-1), np.nan)
         for name, values in _qualities(counts).items()

@@ -74,6 +74,15 @@ class PixelTask(Task):
         """Take the background, and the labels of all objects in alphabetical order.
 
         Raises:
+            InputError: As `labels_of`.
+        """
+        return cls.model_validate({"labels": cls.labels_of(texts, uris)})
+
+    @classmethod
+    def labels_of(cls, texts: Sequence[str], uris: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the background, and the labels of all objects in alphabetical order.
+
+        Raises:
             InputError: If a text says no objects, or there are none at all.
         """
         found = labels_of_objects(texts, uris) - {BACKGROUND}
@@ -84,7 +93,7 @@ class PixelTask(Task):
                 f"The objects have {len(found):,} labels, and a segmentation model has at most "
                 f"{_MAX_LABELS - 1} beside the background; bring labels together."
             )
-        return cls.model_validate({"labels": (BACKGROUND, *sorted(found))})
+        return BACKGROUND, *sorted(found)
 
     @classmethod
     def labels_in(cls, text: str) -> tuple[str, ...]:
