@@ -77,8 +77,7 @@ def test_an_object_without_a_mask_is_refused() -> None:
 
 def test_maps_of_the_input_have_labels_and_numbers() -> None:
     classes, numbers = maps()
-    assert classes[0, 0] == classes[95, 95] == IGNORED  # above
-    assert below the image
+    assert classes[0, 0] == classes[95, 95] == IGNORED  # above and below
     assert classes[48, 2] == numbers[48, 2] == 0
     place = frame_of(CONTRACT, 90, 60).to_input(42.5, 30.5)
     x, y = (int(value) for value in place)
@@ -184,8 +183,7 @@ def test_equal_peaks_are_decided_by_their_place() -> None:
     assert found.scores.tolist() == pytest.approx([0.8, 0.8])
     assert found.numbers[4, 5] == 1
     assert found.numbers[4, 20] == 2
-    assert (found.numbers[:, :12] == 1).all()  # the columns 5
-    assert 20 meet between 12 and 13
+    assert (found.numbers[:, :12] == 1).all()  # half way to the other
     assert (found.numbers[:, 13:] == 2).all()
     assert len(group_pixels(activated, np.array([False, True]), max_objects=1).labels) == 1
 
