@@ -109,3 +109,29 @@ def disk_spec(data: Path | str, **changes: Any) -> Any:
         "learning_rate": 0.01,
     }
     return small_spec(data, **{**fields, **changes})
+
+
+def write_nuclei(folder: Path, count: int = 36, *, seed: int = 0) -> Path:
+    """Write noisy images of 32 x 40 pixels with one to three bright disks, and their table."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        pixels = generator.integers(90, 130, (32, 40, 3), dtype=np.uint8)
+        places = generator.permutation([(8, 8), (22, 20), (33, 8), (8, 24)])[: 1 + number % 3]
+        masks = [("nucleus", disk((32, 40), x + generator.uniform(-1, 1), y, 5)) for x, y in places]
+        for _, mask in masks:
+            pixels[mask] += 100
+        path = folder / f"{number:02d}.png"
+        Image.fromarray(pixels).save(path)
+        rows.append((path.name, annotation_of(masks).to_text()))
+    table = folder / "nuclei.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    return table
+
+
+def nucleus_spec(data: Path | str, **changes: Any) -> Any:
+    """Return a specification that learns to tell the nuclei apart in a few seconds."""
+    architecture = PLAIN.replace("unet/", "panoptic/")
+    return disk_spec(data, **{"task": "instance", "architecture": architecture, **changes})
