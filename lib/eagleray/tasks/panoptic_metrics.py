@@ -6,7 +6,7 @@ their IoU is above 0.5; no other segment can then match either of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ VOID = 0
 
 _IOU = 0.5
 _MAX_VOID = 0.5
+_MAX_PIXELS = 2**20  # that are counted at a time
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -213,7 +214,8 @@ def _means(counts: PanopticCounts, among: npt.NDArray[np.bool_] | None = None) -
 
 def _segments(segmentation: Segmentation, num_labels: int) -> tuple[Integers, Integers]:
     """Return the identifiers in the map, rising, and their labels; -1 for void."""
-    ids = np.unique(segmentation.ids).astype(np.int64)
+    parts = [np.unique(part) for part in _parts(segmentation.ids)]
+    ids = np.unique(np.concatenate(parts)).astype(np.int64)
     labels = [-1 if one == VOID else segmentation.labels.get(one) for one in ids.tolist()]
     for one, label in zip(ids.tolist(), labels, strict=True):
         if label is None or label >= num_labels:
@@ -231,10 +233,18 @@ def _shared_pixels(
     real: Integers,
 ) -> Integers:
     """Count the pixels that each predicted and each true segment share (P, T)."""
-    rows = np.searchsorted(found, predicted.ravel())
-    columns = np.searchsorted(real, true.ravel())
-    counts = np.bincount(rows * len(real) + columns, minlength=len(found) * len(real))
+    counts = np.zeros(len(found) * len(real), np.int64)
+    for own, other in zip(_parts(predicted), _parts(true), strict=True):
+        cells = np.searchsorted(found, own) * len(real) + np.searchsorted(real, other)
+        counts += np.bincount(cells, minlength=len(counts))
     return counts.reshape(len(found), len(real))
+
+
+def _parts(ids: npt.NDArray[np.integer[Any]]) -> Iterator[npt.NDArray[np.integer[Any]]]:
+    """Yield the pixels of a map, a part at a time."""
+    flat = ids.ravel()
+    for start in range(0, max(1, len(flat)), _MAX_PIXELS):
+        yield flat[start : start + _MAX_PIXELS]
 
 
 def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any], otherwise: float = 0.0) -> Floats:

@@ -107,10 +107,11 @@ def segmentation_of(classes: Numbers, numbers: Numbers) -> Segmentation:
     """
     ids = np.where(numbers > 0, numbers.astype(np.int32), classes.astype(np.int32) + _FIRST_LABEL)
     ids[classes == IGNORED] = VOID
-    found, places = np.unique(ids, return_index=True)
-    labels = dict(zip(found.tolist(), classes.ravel()[places].tolist(), strict=True))
-    labels.pop(VOID, None)
-    return Segmentation(ids, labels)
+    # Any pixel of a segment says its label; writing all of them is faster than a search for one.
+    labels = np.full(_FIRST_LABEL + IGNORED + 1, IGNORED, np.uint8)
+    labels[ids.ravel()] = classes.ravel()
+    found = np.flatnonzero(labels != IGNORED)
+    return Segmentation(ids, dict(zip(found.tolist(), labels[found].tolist(), strict=True)))
 
 
 def describe_counts(labels: Sequence[str], counts: Sequence[float]) -> str:
