@@ -101,6 +101,7 @@ def result_rows(
     model: LoadedModel | None = None,
     top_k: int = 2,
     uris: Sequence[str] | None = None,
+    has_masks: bool = False,
 ) -> pa.Table:
     """Make result rows as a worker does."""
     count = len(outcomes)
@@ -114,7 +115,8 @@ def result_rows(
         names=["row", "uri", *(f"user:{name}" for name in own.column_names)],
     )
     model = model or loaded_model()
-    writer = ResultWriter(model, result_schema(model, rows.schema), top_k)
+    schema = result_schema(model, rows.schema, has_masks=has_masks)
+    writer = ResultWriter(model, schema, top_k)
     return writer.table(rows, outcomes, [1.5] * count)
 
 

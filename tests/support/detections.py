@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eagleray.tasks.coco_metrics import COCO_METRICS, Masks
+from eagleray.tasks.coco_metrics import COCO_METRICS
 from eagleray.tasks.detection_boxes import CROWD, OBJECT, DetectionSet, detection_set
+from eagleray.tasks.mask_observations import TRUE_ROW, observe_masks, shared_pixels
 
 Floats = npt.NDArray[np.float32]
 Row = tuple[float, float, float, float, float, float]
@@ -86,6 +88,32 @@ def _detection(generator: np.random.Generator, seed: int, truths: Sequence[Row])
         label = near[4] if generator.uniform() < 0.8 else label
     score = float(generator.uniform(0.05, 1))
     return (*box, round(score, 1) if seed % 3 == 0 else score, label)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """For each image the masks of its detections, and of its true objects, in their order."""
+
+    detections: Sequence[Sequence[dict[str, Any]]]
+    truths: Sequence[Sequence[dict[str, Any]]]
+
+
+def observed_masks(outputs: Floats, targets: Floats, masks: Masks) -> tuple[Floats, Floats]:
+    """Return the observations of images with masks, and their targets."""
+    from pycocotools.mask import area
+
+    observed = []
+    wide = np.zeros((*targets.shape[:2], TRUE_ROW), np.float32)
+    wide[:, :, :6] = targets
+    for place, (own, true) in enumerate(zip(masks.detections, masks.truths, strict=True)):
+        wide[place, 1 : 1 + len(true), 6] = [area(one) for one in true]
+        counts, true_counts = ([one["counts"].decode() for one in side] for side in (own, true))
+        shared = shared_pixels(counts, true_counts, HEIGHT, WIDTH)
+        areas = np.array([area(one) for one in own], np.int64)
+        observed.append(
+            observe_masks(outputs[place], areas, shared, wide[place, 1 : 1 + len(true)])
+        )
+    return np.stack(observed), wide
 
 
 def masks_of(outputs: Floats, targets: Floats) -> Masks:

@@ -23,6 +23,7 @@ class WorkerOptions:
         top_k: Number of labels listed for each image.
         tiling: How large images are divided into tiles; None for no tiles.
         limit: Numbers of objects that are to be noticed.
+        masks: Whether results have the masks of objects.
         device: Device of the network: `cpu` or `cuda`.
         precision: Precision of the forward pass.
         engine: Name of the engine, or `auto`.
@@ -48,6 +49,7 @@ class WorkerOptions:
     cache_folder: str
     limit: tuple[str, ...] = ()
     tiling: Tiling | None = None
+    masks: bool = False
     niceness: int = 0
     gives_way: bool = False
 

@@ -23,6 +23,7 @@ from eagleray.batch.plan import PredictPlan, PredictWork
 from eagleray.batch.results import result_schema
 from eagleray.batch.spec import PredictSpec
 from eagleray.core.callbacks import ProgressReporter
+from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
 from eagleray.models.imported import require_importable
@@ -39,6 +40,8 @@ from eagleray.tasks.limits import require_limits
 from eagleray.tasks.tiling import require_tiles
 
 __all__ = ["Job", "open_job"]
+
+_MASKS = "masks"
 
 _FILE_BYTES = 128 * 2**20
 _MAX_ROWS_PER_FILE = 250_000
@@ -74,8 +77,10 @@ class Job:
     @property
     def result_schema(self) -> pa.Schema:
         """The columns of the results."""
-        has_limits = bool(self.plan.work.limit)
-        return result_schema(self.model, self.manifest.schema, has_limits=has_limits)
+        work = self.plan.work
+        return result_schema(
+            self.model, self.manifest.schema, has_limits=bool(work.limit), has_masks=work.masks
+        )
 
     def context(self, worker_pool: WorkerPool) -> JobContext:
         """Return what the workers need to know.
@@ -94,6 +99,7 @@ class Job:
             top_k=request.top_k,
             limit=request.limit,
             tiling=request.tiling(self.model.package.contract),
+            masks=request.masks,
             device=device,
             precision=request.precision,
             engine=request.engine,
@@ -152,6 +158,11 @@ def open_job(
     require_limits(request.limit, package.task, where=request.name_of("limit"))
     if request.tile is not None:
         require_tiles(package.task, package.contract, where=request.name_of("tile"))
+    if request.masks and _MASKS not in package.task.optional_columns:
+        raise InputError(
+            f"{request.name_of('masks')} is for instance models, and this is a "
+            f"{package.task.name} model; leave it out."
+        )
     work = request.work(
         model_version=model.version,
         model_digest=package.digest,
@@ -171,7 +182,12 @@ def open_job(
         if request.sql_target is not None:  # before anything is written
             fields = [field.with_name(USER_PREFIX + field.name) for field in columns]
             request.sql_target.require_ready(
-                result_schema(model, pa.schema(fields), has_limits=bool(request.limit))
+                result_schema(
+                    model,
+                    pa.schema(fields),
+                    has_limits=bool(request.limit),
+                    has_masks=request.masks,
+                )
             )
         build = _plan_builder(model, work, rows_per_file or _rows_per_file(model, columns))
         plan = make_plan(layout, listing, build, reporter)

@@ -29,6 +29,7 @@ class PredictWork(Work):
         top_k: Number of labels listed for each image.
         limit: Numbers of objects that are to be noticed.
         tiling: How large images are divided into tiles, in words; None for no tiles.
+        masks: Whether results have the masks of objects.
         seconds_per_image: Time limit for decoding an image, in seconds.
         format: Format of the result files.
     """
@@ -46,6 +47,7 @@ class PredictWork(Work):
     top_k: int
     limit: tuple[str, ...] = ()
     tiling: str | None = None
+    masks: bool = False
     seconds_per_image: float
     format: FormatName
 

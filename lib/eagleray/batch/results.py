@@ -66,7 +66,11 @@ def _label_types(task: type[Task] | None) -> dict[str, pa.DataType]:
 
 
 def result_schema(
-    model: LoadedModel, manifest_schema: pa.Schema, *, has_limits: bool = False
+    model: LoadedModel,
+    manifest_schema: pa.Schema,
+    *,
+    has_limits: bool = False,
+    has_masks: bool = False,
 ) -> pa.Schema:
     """Return the columns of a job's results.
 
@@ -75,11 +79,14 @@ def result_schema(
         manifest_schema: Schema of the manifest; columns that begin with `USER_PREFIX` are the
             user's.
         has_limits: Whether the job has limits, so that a column lists those that are exceeded.
+        has_masks: Whether the job has the columns that a task has on request only.
     """
     task = model.package.task
     user = _renamed(user_columns(manifest_schema), type(task))
     of_limits = [_EXCEEDS] if has_limits else []
-    return pa.schema([*_IDENTITY, *user, *_STATUS, *task.result_fields(), *of_limits, *_ABOUT])
+    left_out = frozenset() if has_masks else task.optional_columns
+    own = [field for field in task.result_fields() if field.name not in left_out]
+    return pa.schema([*_IDENTITY, *user, *_STATUS, *own, *of_limits, *_ABOUT])
 
 
 def _renamed(user_schema: pa.Schema, task: type[Task] | None) -> list[pa.Field]:

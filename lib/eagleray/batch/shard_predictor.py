@@ -48,7 +48,12 @@ class ShardPredictor:
         )
         self._predictor.require_healthy()
         limits = tuple(map(CountLimit.parse, options.limit))
-        schema = result_schema(context.model, context.manifest.schema, has_limits=bool(limits))
+        schema = result_schema(
+            context.model,
+            context.manifest.schema,
+            has_limits=bool(limits),
+            has_masks=options.masks,
+        )
         self._writer = ResultWriter(context.model, schema, options.top_k, limits)
 
     def find_result(self, shard: int) -> ShardSummary | None:

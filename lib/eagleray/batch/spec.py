@@ -99,6 +99,9 @@ class BatchRequest(Spec):
     tile_whole: bool = spec_field(
         False, RESULTS, "Also predict the whole image, for objects larger than a tile."
     )
+    masks: bool = spec_field(
+        False, RESULTS, "Add a column masks: the pixels of each object, for an instance model."
+    )
     top_k: int = spec_field(5, RESULTS, "Labels listed for each image.", ge=1, le=MAX_TOP_K)
     max_failures: FailureLimitText = spec_field(
         "100%", LIMITS, "Stop when more inputs than this fail: 1% or 200."
@@ -237,6 +240,7 @@ class PredictSpec(SourceFields, BatchRequest):
             top_k=self.top_k,
             limit=self.limit,
             tiling=self.tiling_text,
+            masks=self.masks,
             seconds_per_image=self.image_timeout,
             format=self.format,
         )

@@ -47,7 +47,8 @@ class SplitFields(LabelledFields):
     task: TaskName = spec_field(
         "multiclass",
         DATA,
-        "Prediction task: binary, multiclass, multilabel, regression, detection, semantic, or "
+        "Prediction task: binary, multiclass, multilabel, regression, detection, semantic, "
+        "instance, panoptic, or "
         "one of an extension.",
     )
     group_column: str | None = spec_field(

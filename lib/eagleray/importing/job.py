@@ -162,7 +162,7 @@ def _promises(manifest: ModelManifest) -> Promises:
     assert manifest.imported is not None
     if manifest.imported.scores != "probabilities":
         return None
-    is_exclusive = not manifest.imported.decoder and _activation(manifest.task) == "softmax"
+    is_exclusive = not manifest.imported.decoder and activation_of(manifest.task) == "softmax"
     return "exclusive" if is_exclusive else "probabilities"
 
 

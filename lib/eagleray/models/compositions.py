@@ -2,6 +2,7 @@
 
 detector/resnet18    a detector on the feature maps of resnet18; so are fcos, retinanet and ssdlite
 unet/resnet18        a segmentation network; so are deeplabv3, lraspp, fcn8s and fcn32s
+panoptic/resnet18    a segmentation network that tells objects apart
 
 register_composition(Composition("detector", build, contract="letterbox", size=416))
 """
@@ -115,6 +116,12 @@ def _build_lraspp(*architectures: Any, initialize: bool) -> nn.Module:
     return build_lraspp(*architectures, initialize=initialize)
 
 
+def _build_panoptic(*architectures: Any, initialize: bool) -> nn.Module:
+    from eagleray.models.panoptic_deeplab import build_panoptic_deeplab
+
+    return build_panoptic_deeplab(*architectures, initialize=initialize)
+
+
 def _fcn(stride: int) -> Callable[..., nn.Module]:
     def build_network(*architectures: Any, initialize: bool) -> nn.Module:
         from eagleray.models.segmenters import build_fcn
@@ -130,6 +137,7 @@ for _prefix, _build, _size in (
     ("retinanet", _build_retinanet, 416),
     ("ssdlite", _build_ssdlite, 320),
     ("unet", _build_unet, 256),
+    ("panoptic", _build_panoptic, 256),
     ("deeplabv3", _build_deeplabv3, 256),
     ("lraspp", _build_lraspp, 256),
     ("fcn8s", _fcn(8), 256),

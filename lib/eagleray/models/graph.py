@@ -105,6 +105,8 @@ def require_graph_outputs(package: ModelPackage) -> None:
     from eagleray.models.network import ImageNetwork
 
     package.require_pytorch()
+    if any(len(shape) == 3 for shape in package.task.network_outputs.values()):
+        raise _has_pixels(package)
     if package.task.output_names:
         return
     network = ImageNetwork(package.build_module(), package.contract).eval()
@@ -116,10 +118,14 @@ def require_graph_outputs(package: ModelPackage) -> None:
             "exports and quantized models have one; serve it as it is by `eagleray serve`."
         )
     if outputs.ndim != 2:
-        raise InputError(
-            f"Model {package.manifest.name!r} has outputs for every pixel, and exports and "
-            "quantized models have one row for each image; serve it as it is by `eagleray serve`."
-        )
+        raise _has_pixels(package)
+
+
+def _has_pixels(package: ModelPackage) -> InputError:
+    return InputError(
+        f"Model {package.manifest.name!r} has outputs for every pixel, and exports and "
+        "quantized models have one row for each image; serve it as it is by `eagleray serve`."
+    )
 
 
 def zero_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:

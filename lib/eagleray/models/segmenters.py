@@ -25,15 +25,60 @@ from eagleray.models.architectures import Architecture
 from eagleray.models.feature_maps import FeatureLevel, extract_feature_maps, feature_levels
 from eagleray.models.layers import convolutions, enlarge
 
-__all__ = ["FullyConvolutional", "UNet", "build_fcn", "build_unet", "make_label_layer"]
+__all__ = [
+    "DECODED_WIDTH",
+    "FullyConvolutional",
+    "UNet",
+    "UNetDecoder",
+    "build_fcn",
+    "build_unet",
+    "make_label_layer",
+]
 
 _WIDTH_PER_STRIDE = 8  # channels of a U-Net's decoder, between these bounds
-_MIN_WIDTH, _MAX_WIDTH = 16, 256
+DECODED_WIDTH = 16
+"""Channels of a U-Net's decoder at the size of the image."""
+_MAX_WIDTH = 256
 _FCN_WIDTH = 32
 _DEPTH = 2  # convolutions of a block of a U-Net
 
 
-class UNet(nn.Module):
+class UNetDecoder(nn.Module):
+    """The part of a U-Net that other heads can share: a backbone and the decoder after it.
+
+    Args:
+        backbone: Maps images to feature maps by layer.
+        levels: Its feature maps, the largest first.
+
+    Attributes:
+        decoded_channels: Channels of what `decode` returns.
+    """
+
+    def __init__(self, backbone: nn.Module, levels: Sequence[FeatureLevel]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._layers = [level.layer for level in levels]
+        below = levels[-1].channels
+        blocks: list[nn.Module] = []
+        for level in reversed(levels[:-1]):
+            width = _decoder_width(level.stride)
+            blocks.append(convolutions(below + level.channels, width, _DEPTH))
+            below = width
+        self.decoder = nn.ModuleList(blocks)
+        self.decoded_channels = below
+        self._is_enlarged = levels[0].stride > 1
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, C, H, W) to features (N, decoded_channels, H, W)."""
+        maps = self.backbone(images)
+        features: Tensor = maps[self._layers[-1]]
+        for block, layer in zip(self.decoder, reversed(self._layers[:-1]), strict=True):
+            beside = maps[layer]
+            features = block(torch.cat([enlarge(features, beside), beside], dim=1))
+        return enlarge(features, images) if self._is_enlarged else features
+
+
+class UNet(UNetDecoder):
     """A U-Net.
 
     Args:
@@ -45,30 +90,13 @@ class UNet(nn.Module):
     def __init__(
         self, backbone: nn.Module, levels: Sequence[FeatureLevel], num_labels: int
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self._layers = [level.layer for level in levels]
-        below = levels[-1].channels
-        blocks: list[nn.Module] = []
-        for level in reversed(levels[:-1]):
-            width = _decoder_width(level.stride)
-            blocks.append(convolutions(below + level.channels, width, _DEPTH))
-            below = width
-        self.decoder = nn.ModuleList(blocks)
-        self._is_enlarged = levels[0].stride > 1
-        self.refine = convolutions(below, _MIN_WIDTH, _DEPTH)
-        self.head = make_label_layer(_MIN_WIDTH, num_labels)
+        super().__init__(backbone, levels)
+        self.refine = convolutions(self.decoded_channels, DECODED_WIDTH, _DEPTH)
+        self.head = make_label_layer(DECODED_WIDTH, num_labels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, C, H, W) to logits (N, num_labels, H, W)."""
-        maps = self.backbone(images)
-        features: Tensor = maps[self._layers[-1]]
-        for block, layer in zip(self.decoder, reversed(self._layers[:-1]), strict=True):
-            beside = maps[layer]
-            features = block(torch.cat([enlarge(features, beside), beside], dim=1))
-        if self._is_enlarged:
-            features = enlarge(features, images)
-        logits: Tensor = self.head(self.refine(features))
+        logits: Tensor = self.head(self.refine(self.decode(images)))
         return logits
 
 
@@ -112,7 +140,7 @@ class FullyConvolutional(nn.Module):
 
 
 def _decoder_width(stride: int) -> int:
-    return min(_MAX_WIDTH, max(_MIN_WIDTH, _WIDTH_PER_STRIDE * stride))
+    return min(_MAX_WIDTH, max(DECODED_WIDTH, _WIDTH_PER_STRIDE * stride))
 
 
 def make_label_layer(width: int, num_labels: int) -> nn.Conv2d:

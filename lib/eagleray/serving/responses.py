@@ -38,6 +38,13 @@ class LabelScore(_Wire):
     score: float
 
 
+class ObjectMask(_Wire):
+    """The pixels of an object, in COCO's compressed run-length encoding."""
+
+    size: tuple[int, int] = Field(description="Height and width of the upright image.")
+    counts: str = Field(description="The runs, column by column.")
+
+
 class ObjectFound(_Wire):
     """An object in an image; its box is in pixels of the upright image, from the upper left."""
 
@@ -47,6 +54,20 @@ class ObjectFound(_Wire):
     y: float = Field(description="Upper edge of the box.")
     width: float
     height: float
+    mask: ObjectMask | None = Field(default=None, description="Its pixels, of an instance model.")
+
+
+class SegmentFound(_Wire):
+    """A segment of an image; its box is in pixels of the upright image, from the upper left."""
+
+    id: int = Field(description="Gray value of its pixels in the segment map.")
+    label: str
+    score: float
+    area: int = Field(description="Number of its pixels.")
+    x: int = Field(description="Left edge of the box.")
+    y: int = Field(description="Upper edge of the box.")
+    width: int
+    height: int
 
 
 class ImageExplanation(_Wire):
@@ -76,7 +97,7 @@ class ImagePrediction(_Wire):
         "outlier statistics.",
     )
     objects: list[ObjectFound] | None = Field(
-        default=None, description="Objects of a detection, best first."
+        default=None, description="Objects of a detection or instance model, best first."
     )
     count: int | None = Field(default=None, description="Number of objects.")
     counts: dict[str, int] | None = Field(
@@ -85,6 +106,14 @@ class ImagePrediction(_Wire):
     mask: str | None = Field(
         default=None,
         description="Index of the label of each pixel of the upright image, a PNG file in base64.",
+    )
+    segments: list[SegmentFound] | None = Field(
+        default=None, description="Segments of a panoptic model: things, best first, then stuff."
+    )
+    segment_map: str | None = Field(
+        default=None,
+        description="Identifier of the segment of each pixel of the upright image, 0 for the "
+        "background, a PNG file of 8 or 16 bits in base64.",
     )
     shares: dict[str, float] | None = Field(
         default=None, description="Share of the pixels that each label has."

@@ -4,9 +4,11 @@ from eagleray.tasks.base import LossOptions, NetworkOutput, Task
 from eagleray.tasks.binary import Binary
 from eagleray.tasks.detection import Detection
 from eagleray.tasks.embedding import Embedding
+from eagleray.tasks.instance import Instance
 from eagleray.tasks.multiclass import Multiclass
 from eagleray.tasks.multilabel import LABEL_SEPARATOR, Multilabel
 from eagleray.tasks.outcome import Failure, Outcome, Prediction
+from eagleray.tasks.panoptic import Panoptic
 from eagleray.tasks.registration import (
     StoredTask,
     TaskName,
@@ -24,11 +26,13 @@ __all__ = [
     "Detection",
     "Embedding",
     "Failure",
+    "Instance",
     "LossOptions",
     "Multiclass",
     "Multilabel",
     "NetworkOutput",
     "Outcome",
+    "Panoptic",
     "Prediction",
     "Regression",
     "Semantic",

@@ -119,6 +119,7 @@ class Task(BaseModel):
         instead: What can be done instead of an explanation, as a clause, for a task that has none.
         joins_tiles: Whether `join_tiles` makes the prediction of an image from its tiles.
         counts_objects: Whether `counts` returns how many objects of each label an image has.
+        optional_columns: Columns of `result_types` that a batch job has on request only.
         measures_training: Whether the metrics of an epoch are also computed over its training
             images.
     """
@@ -145,6 +146,7 @@ class Task(BaseModel):
     )
     joins_tiles: ClassVar[bool] = False
     counts_objects: ClassVar[bool] = False
+    optional_columns: ClassVar[frozenset[str]] = frozenset()
     measures_training: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # pydantic would take them for fields of this class

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement, frame_of, resized_size
-from eagleray.tasks.annotation import Annotation, TrueObject, parse_annotation
-from eagleray.tasks.run_lengths import decode_runs
+from eagleray.tasks.annotation import Annotation, Mask, TrueObject, parse_annotation
+from eagleray.tasks.run_lengths import inside_runs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,14 +27,19 @@ __all__ = [
     "ClassMaps",
     "class_map",
     "decode_mask",
+    "decode_numbers",
     "encode_mask",
     "join_maps",
     "likeliest_classes",
     "map_in_input",
+    "mask_of",
     "move_map",
+    "pixels_inside",
+    "within_image",
 ]
 
 ClassMap = npt.NDArray[np.uint8]
+_Map = TypeVar("_Map", bound=npt.NDArray[Any])
 
 IGNORED = 255
 
@@ -64,47 +69,57 @@ def class_map(annotation: Annotation, labels: Sequence[str]) -> ClassMap:
             raise InputError(
                 f"Label {one.label!r} is not one of the model's: {', '.join(labels)[:200]}."
             )
-        runs = _runs_of(one, height, width)
-        flat[_inside(runs)] = IGNORED if one.crowd else index[one.label]
+        flat[pixels_inside(one, height, width)] = IGNORED if one.crowd else index[one.label]
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
-def _inside(runs: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Return the pixels inside of a mask as what indexes a flat array, whichever is smaller."""
-    lengths = runs[1::2]
-    if lengths.sum() * 8 > runs.sum():
-        return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    starts = (runs.cumsum() - runs)[1::2]
-    first = np.repeat(starts - (lengths.cumsum() - lengths), lengths)
-    return first + np.arange(len(first))
+def pixels_inside(one: TrueObject, height: int, width: int) -> npt.NDArray[Any]:
+    """Return the pixels of an object's mask as what indexes an array, column by column.
+
+    Args:
+        one: The object.
+        height: Height of its image in pixels.
+        width: Width of its image in pixels.
+
+    Raises:
+        InputError: If it has no mask of this size.
+    """
+    return inside_runs(mask_of(one, height, width).counts, height, width)
 
 
-def _runs_of(one: TrueObject, height: int, width: int) -> npt.NDArray[np.int64]:
-    """Return the lengths of an object's runs, outside and inside of its mask in turn."""
+def mask_of(one: TrueObject, height: int, width: int) -> Mask:
+    """Return the mask of an object in an image of a size.
+
+    Raises:
+        InputError: If it has no mask of this size.
+    """
     if one.mask is None:
         raise InputError(
-            f"An object {one.label!r} at {one.x:g}, {one.y:g} has a box and no mask; a semantic "
-            "model learns from masks: add them, or train a detection model."
+            f"An object {one.label!r} at {one.x:g}, {one.y:g} has a box and no mask; "
+            "segmentation learns from masks: add them, or train a detection model."
         )
     if one.mask.size != (height, width):
         raise InputError(
             f"The mask of an object {one.label!r} is of {one.mask.size[0]} x {one.mask.size[1]} "
             f"pixels, and its image of {height} x {width}; correct the annotation."
         )
-    return decode_runs(one.mask.counts, height, width)
+    return one.mask
 
 
-def map_in_input(whole: ClassMap, contract: ImageContract) -> ClassMap:
-    """Return a class map (H, W) of an upright original as the network's input shows it.
+def map_in_input(whole: _Map, contract: ImageContract, beside: int = IGNORED) -> _Map:
+    """Return a map (H, W) of an upright original as the network's input shows it.
 
-    Each pixel has the class of the nearest one; pixels beside the image are ignored.
+    Args:
+        whole: The map; each pixel of the input has the value of the nearest one.
+        contract: The image contract of the input.
+        beside: Value of the pixels beside the image.
     """
     height, width = whole.shape
     frame = frame_of(contract, width, height)
     rows, columns = resized_size(contract, width, height)
     down = _sources(contract.size[0], rows, frame.top, height)
     across = _sources(contract.size[1], columns, frame.left, width)
-    return _take(whole, down, across)
+    return _take(whole, down, across, beside)
 
 
 def _sources(side: int, resized: int, cut: int, original: int) -> npt.NDArray[np.int64]:
@@ -114,11 +129,11 @@ def _sources(side: int, resized: int, cut: int, original: int) -> npt.NDArray[np
     return np.where((places >= 0) & (places < resized), nearest.clip(0, original - 1), -1)
 
 
-def _take(values: ClassMap, down: npt.NDArray[Any], across: npt.NDArray[Any]) -> ClassMap:
-    """Return chosen rows and columns; those of -1 are ignored."""
-    taken: ClassMap = values[down.clip(0)[:, None], across.clip(0)[None, :]]
-    taken[down < 0] = IGNORED
-    taken[:, across < 0] = IGNORED
+def _take(values: _Map, down: npt.NDArray[Any], across: npt.NDArray[Any], beside: int) -> _Map:
+    """Return chosen rows and columns; those of -1 are beside the map."""
+    taken: _Map = values[down.clip(0)[:, None], across.clip(0)[None, :]]
+    taken[down < 0] = beside
+    taken[:, across < 0] = beside
     return taken
 
 
@@ -149,22 +164,27 @@ class ClassMaps:
 # --- in training --------------------------------------------------------------------------------
 
 
-def move_map(classes: Tensor, placement: Placement, window: tuple[int, int, int, int]) -> Tensor:
-    """Return the class map of one image (H, W) after its pixels were moved.
+def move_map(
+    values: Tensor,
+    placement: Placement,
+    window: tuple[int, int, int, int],
+    beside: int = IGNORED,
+) -> Tensor:
+    """Return the map of one image (H, W) after its pixels were moved.
 
     Args:
-        classes: uint8 tensor (H, W).
+        values: Tensor of whole numbers (H, W).
         placement: Where the pixels are now.
-        window: Edges x1, y1, x2, y2 of the part of the input that the image is seen in; all other
-            pixels are ignored.
+        window: Edges x1, y1, x2, y2 of the part of the input that the image is seen in.
+        beside: Value of all other pixels.
     """
     import torch
 
-    height, width = classes.shape
+    height, width = values.shape
     x1, y1, x2, y2 = window
     down = _moved_from(height, placement.scale_y, placement.shift_y, (y1, y2))
     across = _moved_from(width, placement.scale_x, placement.shift_x, (x1, x2))
-    return torch.from_numpy(_take(classes.numpy(), down, across))
+    return torch.from_numpy(_take(values.numpy(), down, across, beside))
 
 
 def _moved_from(
@@ -203,7 +223,7 @@ def likeliest_classes(probabilities: npt.NDArray[np.float32], frame: Frame) -> C
     Returns:
         uint8 array (height, width) of the original.
     """
-    known = _of_image(probabilities, frame)
+    known = within_image(probabilities, frame)
     num_labels, rows, _ = known.shape
     classes = np.empty((frame.height, frame.width), np.uint8)
     places = ((np.arange(frame.height) + 0.5) * (rows / frame.height) - 0.5).clip(0, rows - 1)
@@ -220,8 +240,13 @@ def likeliest_classes(probabilities: npt.NDArray[np.float32], frame: Frame) -> C
     return classes
 
 
-def _of_image(probabilities: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[np.float32]:
-    """Cut off what lies beside the image; what a crop has cut off repeats the edge."""
+def within_image(probabilities: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[np.float32]:
+    """Return what lies inside of the image; what a crop has cut off repeats the edge.
+
+    Args:
+        probabilities: float32 array (C, h, w) of the network's input.
+        frame: Maps places in the input to the original.
+    """
     rows, columns = round(frame.height / frame.scale_y), round(frame.width / frame.scale_x)
     cuts, gaps = [], []
     for side, cut, wanted in zip(
@@ -235,9 +260,13 @@ def _of_image(probabilities: npt.NDArray[np.float32], frame: Frame) -> npt.NDArr
     return known
 
 
-def encode_mask(classes: ClassMap) -> bytes:
-    """Return a class map as a PNG of gray values, which are indices of labels."""
-    _, encoded = cv2.imencode(".png", classes)
+def encode_mask(values: ClassMap | npt.NDArray[np.uint16]) -> bytes:
+    """Return a map as a PNG of gray values, of 8 bits if none of them is above 255, else of 16.
+
+    The values of a class map are indices of labels.
+    """
+    is_small = values.dtype == np.uint8 or values.max(initial=0) < 256
+    _, encoded = cv2.imencode(".png", values.astype(np.uint8, copy=False) if is_small else values)
     return encoded.tobytes()
 
 
@@ -246,3 +275,10 @@ def decode_mask(content: bytes) -> ClassMap:
     decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert decoded is not None
     return np.asarray(decoded, np.uint8)
+
+
+def decode_numbers(content: bytes) -> npt.NDArray[Any]:
+    """Return the gray values of a PNG of 8 or 16 bits (height, width)."""
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    return np.asarray(decoded)

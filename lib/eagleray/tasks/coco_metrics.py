@@ -7,22 +7,23 @@ files give the area of the mask for boxes too, which puts some objects into anot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eagleray.core.errors import InputError
-from eagleray.tasks.detection_boxes import DetectionSet, Doubles, Integers
+from eagleray.tasks.detection_boxes import (
+    DetectionSet,
+    Doubles,
+    Integers,
+    overlapping_pairs,
+)
+from eagleray.tasks.detection_matching import MAX_DETECTIONS, ranks_among
 
 if TYPE_CHECKING:
     from faster_coco_eval import COCO
 
-__all__ = ["COCO_METRICS", "Masks", "coco_metrics"]
-
-Rle = Mapping[str, Any]
-"""A mask in COCO's run-length encoding: `size`, (height, width), and the text `counts`."""
+__all__ = ["COCO_METRICS", "coco_metrics"]
 
 COCO_METRICS = (
     "map",
@@ -45,22 +46,7 @@ _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _MAX_1, _MAX_10, _MAX_100 = range(3)
 
 
-@dataclass(frozen=True, slots=True)
-class Masks:
-    """The masks of a set of detections.
-
-    Attributes:
-        detections: For each image the masks of its detections, in their order.
-        truths: For each image the masks of its true objects and crowds, in their order.
-    """
-
-    detections: Sequence[Sequence[Rle]]
-    truths: Sequence[Sequence[Rle]]
-
-
-def coco_metrics(
-    data: DetectionSet, labels: Sequence[str], masks: Masks | None = None
-) -> dict[str, float]:
+def coco_metrics(data: DetectionSet, labels: Sequence[str]) -> dict[str, float]:
     """Return COCO's twelve metrics, and `ap[LABEL]` and `ap_50[LABEL]` of each label.
 
     A metric is left out where it is not defined: for a label, or a size, without true objects.
@@ -68,14 +54,10 @@ def coco_metrics(
     Args:
         data: The detections and the true objects.
         labels: Names of the labels.
-        masks: Compares masks instead of boxes.
-
-    Raises:
-        InputError: If the masks are not those of the detections and the true objects.
     """
     if not len(data.crowd):
         return {}
-    precision, recall = _evaluate(data, masks)
+    precision, recall = _evaluate(data)
     found = {
         "map": precision[:, :, :, _ALL, _MAX_100],
         "map_50": precision[_IOU_50, :, :, _ALL, _MAX_100],
@@ -98,74 +80,63 @@ def coco_metrics(
     return {name: float(values.mean()) for name, values in defined.items() if values.size}
 
 
-def _evaluate(data: DetectionSet, masks: Masks | None) -> tuple[Doubles, Doubles]:
+def _evaluate(data: DetectionSet) -> tuple[Doubles, Doubles]:
     """Return precision (IoU, recall, label, size, count) and recall (IoU, label, size, count)."""
     from faster_coco_eval import COCOeval_faster
 
-    shapes = _box_shapes(data.box), _box_shapes(data.true_box)
-    if masks is not None:
-        shapes = (
-            _mask_shapes("detections", masks.detections, data.image, data.size),
-            _mask_shapes("true objects", masks.truths, data.true_image, data.size),
-        )
-    found = _annotations(data.image, data.label, shapes[0])
+    found = _annotations(data.image, data.label, data.box, data.area)
     for one, score in zip(found, data.score.tolist(), strict=True):
         one |= {"score": score, "iscrowd": 0}
-    true = _annotations(data.true_image, data.true_label, shapes[1])
+    true = _annotations(data.true_image, data.true_label, data.true_box, data.true_area)
     for one, crowd in zip(true, data.crowd.tolist(), strict=True):
         one["iscrowd"] = int(crowd)
     evaluation = COCOeval_faster(
-        _coco(data, true),
-        _coco(data, found),
-        "bbox" if masks is None else "segm",
-        print_function=_silent,
+        _coco(data, true), _coco(data, found), "bbox", print_function=_silent
     )
+    if data.masks is not None:
+        evaluation.computeIoU = _overlaps_of_masks(data)
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]
 
 
 def _annotations(
-    image: Integers, label: Integers, shapes: list[dict[str, Any]]
+    image: Integers, label: Integers, box: Doubles, area: Doubles
 ) -> list[dict[str, Any]]:
-    """Return an annotation of each shape, in COCO's form; identifiers start at 1."""
-    columns = zip(image.tolist(), label.tolist(), shapes, strict=True)
+    """Return an annotation of each object, in COCO's form; identifiers start at 1."""
+    sides = np.hstack([box[:, :2], box[:, 2:] - box[:, :2]])
+    columns = zip(image.tolist(), label.tolist(), sides.tolist(), area.tolist(), strict=True)
     return [
-        {"id": row, "image_id": place + 1, "category_id": index + 1, **shape}
-        for row, (place, index, shape) in enumerate(columns, start=1)
+        {"id": row, "image_id": place + 1, "category_id": index + 1, "bbox": own, "area": pixels}
+        for row, (place, index, own, pixels) in enumerate(columns, start=1)
     ]
 
 
-def _box_shapes(boxes: Doubles) -> list[dict[str, Any]]:
-    sides = boxes[:, 2:] - boxes[:, :2]
-    rows = np.hstack([boxes[:, :2], sides]).tolist()
-    areas = (sides[:, 0] * sides[:, 1]).tolist()
-    return [{"bbox": row, "area": area} for row, area in zip(rows, areas, strict=True)]
+def _overlaps_of_masks(data: DetectionSet) -> Callable[[int, int], Doubles]:
+    """Return what gives COCO's evaluation the overlaps of an image's masks of one label.
 
+    Rows are the detections that count, by falling score; columns are the true objects in order.
+    """
+    pairs = overlapping_pairs(data, 0.0, same_label=True)
+    keys = data.image * data.num_labels + data.label
+    true_keys = data.true_image * data.num_labels + data.true_label
+    rank = ranks_among(keys, -data.score)
+    column = ranks_among(true_keys, np.arange(len(true_keys)))
+    pairs = pairs[rank[pairs.detection] < MAX_DETECTIONS]
+    pairs = pairs[np.argsort(keys[pairs.detection], kind="stable")]
+    num_keys = data.num_images * data.num_labels
+    starts = np.searchsorted(keys[pairs.detection], np.arange(num_keys + 1))
+    rows = np.bincount(keys, minlength=num_keys).clip(max=MAX_DETECTIONS)
+    columns = np.bincount(true_keys, minlength=num_keys)
 
-def _mask_shapes(
-    what: str, masks: Sequence[Sequence[Rle]], image: Integers, size: Integers
-) -> list[dict[str, Any]]:
-    from faster_coco_eval.core.mask import area
+    def overlaps(image_id: int, category_id: int) -> Doubles:
+        key = (image_id - 1) * data.num_labels + category_id - 1
+        some = slice(starts[key], starts[key + 1])
+        matrix = np.zeros((rows[key], columns[key]))
+        matrix[rank[pairs.detection[some]], column[pairs.truth[some]]] = pairs.overlap[some]
+        return matrix if matrix.size else np.empty(0)
 
-    if [len(one) for one in masks] != np.bincount(image, minlength=len(size)).tolist():
-        raise InputError(
-            f"The masks of {what} are not one for each of them; pass a list for each image, with "
-            "as many masks as it has rows that are not empty."
-        )
-    shapes = [dict(mask) for one in masks for mask in one]
-    for shape, place in zip(shapes, image.tolist(), strict=True):
-        width, height = size[place].tolist()
-        if list(shape["size"]) != [height, width]:
-            raise InputError(
-                f"A mask of {what} of image {place} has size {list(shape['size'])}, and the image "
-                f"[{height}, {width}]; give masks of the original image, as [height, width]."
-            )
-    areas = area(shapes).tolist() if shapes else []
-    return [
-        {"segmentation": shape, "area": float(pixels)}
-        for shape, pixels in zip(shapes, areas, strict=True)
-    ]
+    return overlaps
 
 
 def _coco(data: DetectionSet, annotations: list[dict[str, Any]]) -> COCO:

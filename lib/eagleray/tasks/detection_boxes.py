@@ -1,4 +1,6 @@
-"""Boxes of detections and of true objects as flat columns, and the overlaps of their pairs.
+"""Detections and true objects as flat columns, and the overlaps of their pairs.
+
+They are boxes, unless the overlaps of masks are given.
 
 Boxes arrive as float32 and are converted to float64 once, here. The conversion is exact, so that
 widths, areas and overlaps are those that COCO's tools compute from the same numbers.
@@ -15,7 +17,15 @@ import numpy.typing as npt
 
 from eagleray.core.errors import InputError
 
-__all__ = ["CROWD", "OBJECT", "DetectionSet", "Pairs", "detection_set", "overlapping_pairs"]
+__all__ = [
+    "CROWD",
+    "OBJECT",
+    "DetectionSet",
+    "MaskOverlaps",
+    "Pairs",
+    "detection_set",
+    "overlapping_pairs",
+]
 
 OBJECT = 1
 """Kind of a row of the targets that is one object."""
@@ -28,50 +38,6 @@ Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class DetectionSet:
-    """The detections and the true objects of N images, image by image and in their order.
-
-    Attributes:
-        size: Width and height of each image in pixels, int64 (N, 2).
-        num_labels: Number of labels.
-        image: Image of each detection, int64 (D,).
-        label: Label index of each detection, int64 (D,).
-        score: Score of each detection, not 0, float32 (D,).
-        box: Its x1, y1, x2, y2 in pixels, float64 (D, 4).
-        true_image: Image of each true object, int64 (T,).
-        true_label: Label index of each true object, int64 (T,).
-        true_box: Its x1, y1, x2, y2 in pixels, float64 (T, 4).
-        crowd: Whether it is a crowd, bool (T,).
-    """
-
-    size: Integers
-    num_labels: int
-    image: Integers
-    label: Integers
-    score: npt.NDArray[np.float32]
-    box: Doubles
-    true_image: Integers
-    true_label: Integers
-    true_box: Doubles
-    crowd: Bools
-
-    @property
-    def num_images(self) -> int:
-        """Number of images N."""
-        return len(self.size)
-
-    @property
-    def num_true(self) -> Integers:
-        """Number of the objects of each label that are no crowds, int64 (num_labels,)."""
-        return np.bincount(self.true_label[~self.crowd], minlength=self.num_labels)
-
-    def ranked(self) -> list[Integers]:
-        """Return the detections of each label by falling score; equal scores keep their order."""
-        order = np.lexsort((-self.score, self.label))
-        return np.split(order, np.searchsorted(self.label[order], np.arange(1, self.num_labels)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +57,77 @@ class Pairs:
     def __getitem__(self, chosen: npt.NDArray[Any]) -> Pairs:
         """Return some of the pairs, chosen by their positions or by a mask."""
         return Pairs(self.detection[chosen], self.truth[chosen], self.overlap[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class MaskOverlaps:
+    """The masks of a set of detections, as far as metrics need them.
+
+    Attributes:
+        area: Pixels of each detection, float64 (D,).
+        true_area: Pixels of each true object, float64 (T,).
+        pairs: The pairs of a detection and a true object that share pixels.
+    """
+
+    area: Doubles
+    true_area: Doubles
+    pairs: Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionSet:
+    """The detections and the true objects of N images, image by image and in their order.
+
+    Attributes:
+        size: Width and height of each image in pixels, int64 (N, 2).
+        num_labels: Number of labels.
+        image: Image of each detection, int64 (D,).
+        label: Label index of each detection, int64 (D,).
+        score: Score of each detection, not 0, float32 (D,).
+        box: Its x1, y1, x2, y2 in pixels, float64 (D, 4).
+        true_image: Image of each true object, int64 (T,).
+        true_label: Label index of each true object, int64 (T,).
+        true_box: Its x1, y1, x2, y2 in pixels, float64 (T, 4).
+        crowd: Whether it is a crowd, bool (T,).
+        masks: Has masks compared instead of boxes.
+    """
+
+    size: Integers
+    num_labels: int
+    image: Integers
+    label: Integers
+    score: npt.NDArray[np.float32]
+    box: Doubles
+    true_image: Integers
+    true_label: Integers
+    true_box: Doubles
+    crowd: Bools
+    masks: MaskOverlaps | None = None
+
+    @property
+    def area(self) -> Doubles:
+        """Pixels of each detection, float64 (D,)."""
+        return _areas(self.box) if self.masks is None else self.masks.area
+
+    @property
+    def true_area(self) -> Doubles:
+        """Pixels of each true object, float64 (T,)."""
+        return _areas(self.true_box) if self.masks is None else self.masks.true_area
+
+    @property
+    def num_images(self) -> int:
+        """Number of images N."""
+        return len(self.size)
+
+    @property
+    def num_true(self) -> Integers:
+        """Number of the objects of each label that are no crowds, int64 (num_labels,)."""
+        return np.bincount(self.true_label[~self.crowd], minlength=self.num_labels)
+
+    def ranked(self) -> list[Integers]:
+        """Return the detections of each label by falling score; equal scores keep their order."""
+        order = np.lexsort((-self.score, self.label))
+        return np.split(order, np.searchsorted(self.label[order], np.arange(1, self.num_labels)))
 
 
 def detection_set(outputs: Floats, targets: Floats, num_labels: int) -> DetectionSet:
@@ -138,6 +175,12 @@ def overlapping_pairs(data: DetectionSet, min_overlap: float, *, same_label: boo
         min_overlap: Overlap that a pair has at least, above 0.
         same_label: Whether to return only pairs of one label.
     """
+    if data.masks is not None:
+        pairs = data.masks.pairs
+        kept = pairs.overlap >= min_overlap
+        if same_label:
+            kept &= data.label[pairs.detection] == data.true_label[pairs.truth]
+        return pairs[kept]
     keys, true_keys = data.image, data.true_image
     if same_label:
         keys = keys * data.num_labels + data.label

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from eagleray.tasks.detection_boxes import (
     Bools,
@@ -15,7 +17,14 @@ from eagleray.tasks.detection_boxes import (
     overlapping_pairs,
 )
 
-__all__ = ["COCO_IOUS", "MAX_DETECTIONS", "Matches", "match_as_coco", "match_as_voc"]
+__all__ = [
+    "COCO_IOUS",
+    "MAX_DETECTIONS",
+    "Matches",
+    "match_as_coco",
+    "match_as_voc",
+    "ranks_among",
+]
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 """The IoUs that COCO averages over."""
@@ -105,8 +114,19 @@ def match_as_voc(data: DetectionSet, iou: float = 0.5) -> Matches:
 
 def _ranks(data: DetectionSet) -> Integers:
     """Return the place of each detection among those of its image and label, from 0, (D,)."""
-    keys = data.image * data.num_labels + data.label
-    order = np.lexsort((-data.score, keys))
+    return ranks_among(data.image * data.num_labels + data.label, -data.score)
+
+
+def ranks_among(keys: Integers, values: npt.NDArray[Any]) -> Integers:
+    """Return the place of each item among those with its key, by rising value, from 0, (D,).
+
+    Equal values keep their order.
+
+    Args:
+        keys: Key of each item (D,).
+        values: What the items are ordered by (D,).
+    """
+    order = np.lexsort((values, keys))
     ranks = np.empty(len(keys), np.int64)
     ranks[order] = np.arange(len(keys)) - np.searchsorted(keys[order], keys[order])
     return ranks

@@ -30,8 +30,7 @@ def detection_metric_names(
     if data is None:
         return _names(labels, _POOLED)
     held = [label for label, count in zip(labels, data.num_true, strict=True) if count]
-    sides = data.true_box[~data.crowd, 2:] - data.true_box[~data.crowd, :2]
-    areas = sides.prod(axis=1)
+    areas = data.true_area[~data.crowd]
     undefined = {
         name
         for size, (low, high) in _AREAS.items()

@@ -19,7 +19,7 @@ from eagleray.tasks.detection_matching import COCO_IOUS, Matches, match_as_coco
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["resampled_average_precision"]
+__all__ = ["average_precision_of_resamples", "resampled_average_precision"]
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
 """The recalls that COCO interpolates precision at."""
@@ -81,7 +81,15 @@ def resampled_average_precision(
     Raises:
         InputError: As `detection_set`.
     """
-    data = detection_set(outputs, targets, num_labels)
+    return average_precision_of_resamples(detection_set(outputs, targets, num_labels))
+
+
+def average_precision_of_resamples(data: DetectionSet) -> Callable[[Floats], dict[str, Floats]]:
+    """Return what `resampled_average_precision` does, for a set of detections.
+
+    Args:
+        data: The detections and the true objects.
+    """
     matches = match_as_coco(data, COCO_IOUS)
     ranked = data.ranked()
     labels = [

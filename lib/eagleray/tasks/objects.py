@@ -20,7 +20,7 @@ import numpy.typing as npt
 from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement, frame_of
-from eagleray.tasks.annotation import Annotation
+from eagleray.tasks.annotation import Annotation, Mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +60,7 @@ class DetectedObject:
         y: Upper edge of its box.
         width: Width of its box.
         height: Height of its box.
+        mask: Its pixels; None for a model that finds boxes only.
     """
 
     label: str
@@ -68,6 +69,7 @@ class DetectedObject:
     y: float
     width: float
     height: float
+    mask: Mask | None = None
 
 
 # --- targets ------------------------------------------------------------------------------------
@@ -93,11 +95,15 @@ def encode_annotation(annotation: Annotation, labels: Sequence[str]) -> list[lis
 
 
 def stack_targets(encoded: Sequence[Sequence[Sequence[float]] | Tensor]) -> Tensor:
-    """Return the target rows of images as one float32 tensor (N, 1 + K, 6), filled with zeros."""
+    """Return the target rows of images as one float32 tensor (N, 1 + K, 6), filled with zeros.
+
+    Rows may have more columns than six, the same number in all images.
+    """
     import torch
 
     most = max((len(rows) for rows in encoded), default=1)
-    targets = torch.zeros(len(encoded), most, ROW)
+    columns = len(encoded[0][0]) if len(encoded) else ROW
+    targets = torch.zeros(len(encoded), most, columns)
     for place, rows in enumerate(encoded):
         targets[place, : len(rows)] = torch.as_tensor(rows)
     return targets

@@ -6,7 +6,7 @@ their IoU is above 0.5; no other segment can then match either of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ VOID = 0
 
 _IOU = 0.5
 _MAX_VOID = 0.5
+_MAX_PIXELS = 2**20  # that are counted at a time
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -152,20 +153,31 @@ def count_segments(predicted: Segmentation, true: Segmentation, num_labels: int)
     )
 
 
-def panoptic_metrics(counts: PanopticCounts, labels: Sequence[str]) -> dict[str, float]:
-    """Return `pq`, `sq` and `rq`, the means over labels with segments, and those of each label.
+def panoptic_metrics(
+    counts: PanopticCounts,
+    labels: Sequence[str],
+    groups: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+) -> dict[str, float]:
+    """Return `pq`, `sq` and `rq` of all labels, then of groups of labels, then of each label.
 
-    A label has segments if one is predicted or true; others are left out.
+    They are means over the labels with segments, predicted or true. A group or a label without
+    true segments is left out; without any true segments there are no metrics.
 
     Args:
         counts: The counts of each image (N, C).
         labels: Names of the C labels.
+        groups: Whether each label is in a group, bool (C,), by name: `pq_things` and so on.
     """
     sums = counts.weighted(np.ones(len(counts.iou)))
-    seen = np.flatnonzero(~np.isnan(sums.panoptic_quality)).tolist()
+    is_true = sums.matched + sums.false_negatives > 0
+    seen = np.flatnonzero(is_true).tolist()
     if not seen:
         return {}
     found = {name: float(value) for name, value in _means(sums).items()}
+    for group, is_member in (groups or {}).items():
+        if (is_true & is_member).any():
+            means = _means(sums, is_member)
+            found |= {f"{name}_{group}": float(value) for name, value in means.items()}
     for name, values in _qualities(sums).items():
         found |= {f"{name}[{labels[index]}]": float(values[index]) for index in seen}
     return found
@@ -189,9 +201,11 @@ def _qualities(counts: PanopticCounts) -> dict[str, Floats]:
     }
 
 
-def _means(counts: PanopticCounts) -> dict[str, Floats]:
-    """Return the means over labels with segments (…); NaN if there are none."""
+def _means(counts: PanopticCounts, among: npt.NDArray[np.bool_] | None = None) -> dict[str, Floats]:
+    """Return the means over labels with segments (…), or over some; NaN if there are none."""
     seen = ~np.isnan(counts.panoptic_quality)
+    if among is not None:
+        seen &= among
     return {
         name: _ratio(np.where(seen, values, 0.0).sum(axis=-1), seen.sum(axis=-1), np.nan)
         for name, values in _qualities(counts).items()
@@ -200,7 +214,8 @@ def _means(counts: PanopticCounts) -> dict[str, Floats]:
 
 def _segments(segmentation: Segmentation, num_labels: int) -> tuple[Integers, Integers]:
     """Return the identifiers in the map, rising, and their labels; -1 for void."""
-    ids = np.unique(segmentation.ids).astype(np.int64)
+    parts = [np.unique(part) for part in _parts(segmentation.ids)]
+    ids = np.unique(np.concatenate(parts)).astype(np.int64)
     labels = [-1 if one == VOID else segmentation.labels.get(one) for one in ids.tolist()]
     for one, label in zip(ids.tolist(), labels, strict=True):
         if label is None or label >= num_labels:
@@ -218,10 +233,18 @@ def _shared_pixels(
     real: Integers,
 ) -> Integers:
     """Count the pixels that each predicted and each true segment share (P, T)."""
-    rows = np.searchsorted(found, predicted.ravel())
-    columns = np.searchsorted(real, true.ravel())
-    counts = np.bincount(rows * len(real) + columns, minlength=len(found) * len(real))
+    counts = np.zeros(len(found) * len(real), np.int64)
+    for own, other in zip(_parts(predicted), _parts(true), strict=True):
+        cells = np.searchsorted(found, own) * len(real) + np.searchsorted(real, other)
+        counts += np.bincount(cells, minlength=len(counts))
     return counts.reshape(len(found), len(real))
+
+
+def _parts(ids: npt.NDArray[np.integer[Any]]) -> Iterator[npt.NDArray[np.integer[Any]]]:
+    """Yield the pixels of a map, a part at a time."""
+    flat = ids.ravel()
+    for start in range(0, max(1, len(flat)), _MAX_PIXELS):
+        yield flat[start : start + _MAX_PIXELS]
 
 
 def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any], otherwise: float = 0.0) -> Floats:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
 
-from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
 from eagleray.imaging.tiles import Window
-from eagleray.tasks.annotation import labels_of_objects, parse_annotation
+from eagleray.tasks.annotation import parse_annotation
 from eagleray.tasks.base import (
     ImageLosses,
     LossOptions,
     NetworkOutput,
     Outputs,
     Targets,
-    Task,
     WeightedMetrics,
     only_tensor,
 )
@@ -30,7 +27,6 @@ from eagleray.tasks.class_maps import (
     IGNORED,
     ClassMap,
     ClassMaps,
-    class_map,
     decode_mask,
     encode_mask,
     join_maps,
@@ -45,6 +41,7 @@ from eagleray.tasks.pixel_counts import (
     count_labels,
     shares_to_counts,
 )
+from eagleray.tasks.pixel_task import PixelTask, SharesPrediction, require_size
 from eagleray.tasks.region_metrics import region_metrics, resampled_region_metrics
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.review import Mistake
@@ -55,108 +52,40 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-__all__ = ["BACKGROUND", "SHARE_PREFIX", "MapPrediction", "Semantic"]
-
-BACKGROUND = "background"
-"""Label of the pixels without an object."""
+__all__ = ["MapPrediction", "Semantic"]
 
 _HEADLINES = ("mean_iou", "mean_dice", "pixel_accuracy")
 _GRID = 8  # cells of each side of a summary
 _MIN_AGREEMENT = 0.99  # share of pixels with the same class in two predictions that agree
-_MAX_LABELS = 255  # of a map of bytes, one of which stands for ignored pixels
 _MAX_LABELS_SHOWN = 50
-_MAX_LABELS_DESCRIBED = 5
 _USUAL_MASK_BYTES = 20_000  # of a PNG, to estimate the size of a table
-
-SHARE_PREFIX = "share_"
-"""Prefix of the columns of a result table with the share of the pixels of one label each."""
 
 
 @dataclass(frozen=True, slots=True)
-class MapPrediction(Prediction):
+class MapPrediction(SharesPrediction):
     """The class of every pixel of one image.
-
-    `labels` are those that some pixel has; there is no label of the whole image.
 
     Attributes:
         mask: PNG of the size of the upright original image, whose gray values are the indices of
             the labels.
-        shares: Share of the pixels that each label has, float32 (num_labels,).
     """
 
     mask: bytes = b""
-    shares: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 @register_task
-class Semantic(Task):
-    """One label for every pixel.
-
-    Attributes:
-        labels: Labels in the order of the outputs; the first one is that of pixels without an
-            object.
-    """
+class Semantic(PixelTask):
+    """One label for every pixel."""
 
     metric_names: ClassVar[tuple[str, ...]] = ("mean_iou", "mean_dice")
-    losses: ClassVar[tuple[str, ...]] = ("cross_entropy_dice", "cross_entropy")
-    target_dtype: ClassVar[Literal["float32", "int64"]] = "int64"
-    has_many_labels: ClassVar[bool] = True
-    label_kind: ClassVar[Literal["text", "objects"]] = "objects"
     output_names: ClassVar[tuple[str, ...] | None] = ()
     predicts_pixels: ClassVar[bool] = True
     joins_tiles: ClassVar[bool] = True
-    main_member: ClassVar[str] = "shares"
-    instead: ClassVar[str] = (
-        "its masks say what it sees where: the pages of `eagleray predict` and `eagleray "
-        "evaluate` draw them, and so does the service with the header Accept: image/png"
-    )
     default_architecture: ClassVar[str] = "unet/resnet18"
 
     name: Literal["semantic"] = "semantic"
-    labels: Annotated[tuple[str, ...], Field(min_length=2, max_length=_MAX_LABELS)]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must be unique")
-        return self
-
-    # --- from annotations to targets ---
-
-    @classmethod
-    def from_labels(cls, texts: Sequence[str], uris: Sequence[str] = ()) -> Self:
-        """Take the background, and the labels of all objects in alphabetical order.
-
-        Raises:
-            InputError: If a text says no objects, or there are none at all.
-        """
-        found = labels_of_objects(texts, uris) - {BACKGROUND}
-        if not found:
-            raise InputError("No image has an object: there is nothing to learn.")
-        if len(found) >= _MAX_LABELS:
-            raise InputError(
-                f"The objects have {len(found):,} labels, and a semantic model has at most "
-                f"{_MAX_LABELS - 1} beside the background; bring labels together."
-            )
-        return cls(labels=(BACKGROUND, *sorted(found)))
-
-    @classmethod
-    def labels_in(cls, text: str) -> tuple[str, ...]:
-        """Return the labels of an image's objects, each once."""
-        return parse_annotation(text).labels
-
-    @property
-    def num_outputs(self) -> int:
-        """One logit for each label."""
-        return len(self.labels)
-
-    def encode(self, text: str) -> list[float]:
-        """Return the true number of pixels of each label."""
-        counts = count_labels(self._true_map(text), len(self.labels))
-        return [int(count) for count in counts]
-
-    def _true_map(self, text: str) -> ClassMap:
-        return class_map(parse_annotation(text), self.labels)
+    # --- targets ---
 
     def open_targets(self, texts: Sequence[str], contract: ImageContract) -> Targets | None:
         """Return class maps, uint8 (N, H, W), which are drawn when they are read."""
@@ -200,14 +129,6 @@ class Semantic(Task):
         shares[~is_finite] = float("nan")
         return shares, num_pixels
 
-    def decide(self, outputs: Tensor) -> Tensor:
-        """Return the confusion matrices as they are (N, C, C)."""
-        return outputs
-
-    def training_metrics(self, decisions: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return IoU and Dice, averaged over the labels that pixels have."""
-        return self.measure(decisions, targets)
-
     # --- prediction ---
 
     def activate(self, outputs: NetworkOutput) -> Tensor:
@@ -234,11 +155,6 @@ class Semantic(Task):
             shares=shares,
         )
 
-    def outputs_of(self, prediction: Prediction) -> Outputs:
-        """Return the shares of the labels: the probabilities of pixels are not kept."""
-        assert isinstance(prediction, MapPrediction)
-        return prediction.shares
-
     def observe(self, prediction: Prediction, text: str) -> Outputs:
         """Return the image's confusion matrix at the size of the original, as shares (C, C).
 
@@ -246,12 +162,10 @@ class Semantic(Task):
             InputError: If the annotation is of an image of another size.
         """
         assert isinstance(prediction, MapPrediction)
-        true, predicted = self._true_map(text), decode_mask(prediction.mask)
-        if true.shape != predicted.shape:
-            raise InputError(
-                f"it is of an image of {true.shape[0]} x {true.shape[1]} pixels, and the upright "
-                f"image has {predicted.shape[0]} x {predicted.shape[1]}; correct the annotation."
-            )
+        predicted = decode_mask(prediction.mask)
+        height, width = predicted.shape
+        require_size((height, width), parse_annotation(text))
+        true = self._true_map(text)
         counts = confusion_of(true, predicted, len(self.labels))
         shares: Outputs = (counts / counts.sum(axis=1, keepdims=True).clip(1)).astype(np.float32)
         if np.isnan(prediction.shares).any():
@@ -278,16 +192,6 @@ class Semantic(Task):
         """Return whether 99 % of the pixels have the same label."""
         one, another = (_classes(one) for one in (prediction, other))
         return one.shape == another.shape and bool((one == another).mean() >= _MIN_AGREEMENT)
-
-    def describe(self, prediction: Prediction) -> str | None:
-        """Return the shares of the labels that there are, such as `80.0 % sky, 20.0 % tree`."""
-        assert isinstance(prediction, MapPrediction)
-        return self._describe(prediction.shares)
-
-    def _describe(self, shares: npt.NDArray[np.floating]) -> str | None:
-        order = np.argsort(-shares, kind="stable")[:_MAX_LABELS_DESCRIBED].tolist()
-        found = [f"{shares[at] * 100:.1f} % {self.labels[at]}" for at in order if shares[at] > 0]
-        return ", ".join(found) or None
 
     # --- evaluation ---
 
@@ -360,33 +264,15 @@ class Semantic(Task):
 
         return {"mask": pa.binary()}
 
-    @classmethod
-    def label_types(cls) -> dict[str, pa.DataType]:
-        """Return the type of the share of a label."""
-        import pyarrow as pa
-
-        return {SHARE_PREFIX: pa.float32()}
-
     @property
     def result_bytes(self) -> int:
         """The shares, and a mask of an image of a megapixel or so."""
         return 4 * len(self.labels) + _USUAL_MASK_BYTES
 
-    def result_fields(self) -> list[pa.Field]:
-        """Return the columns, with the share of the pixels of each label as `share_LABEL`."""
-        import pyarrow as pa
-
-        shares = [pa.field(SHARE_PREFIX + label, pa.float32()) for label in self.labels]
-        return [*super().result_fields(), *shares]
-
     def result_row(self, prediction: Prediction, top_k: int) -> dict[str, Any]:
         """Return the mask, and the share of each label."""
         assert isinstance(prediction, MapPrediction)
-        shares = {SHARE_PREFIX + label: share for label, share in self._shares(prediction).items()}
-        return {"mask": prediction.mask, **shares}
-
-    def _shares(self, prediction: MapPrediction) -> dict[str, float]:
-        return dict(zip(self.labels, prediction.shares.tolist(), strict=True))
+        return {"mask": prediction.mask, **super().result_row(prediction, top_k)}
 
     def drawing(self, prediction: Prediction, threshold: float | None) -> Drawing | None:
         """Return the mask, in which the background stays as it is."""

@@ -6,6 +6,7 @@ A context is that of a worker that Ray Train started, or of a single process, as
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["DistributedContext", "join_process_group", "single_process"]
+__all__ = ["DistributedContext", "join_padded", "join_process_group", "single_process"]
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,15 @@ class DistributedContext:
         return objects[0]
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return the tensors of all workers, joined along the first axis in the order of ranks."""
+        """Return the tensors of all workers, joined along the first axis in the order of ranks.
+
+        Those of detections and objects are filled up with zeros, see `join_padded`.
+        """
         if self.world_size == 1:
             return tensor
         parts: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(parts, tensor.cpu())  # their lengths may differ
-        return torch.cat(parts).to(tensor.device)
+        return join_padded(parts).to(tensor.device)
 
     def average_buffers(self, module: nn.Module) -> None:
         """Average the statistics of normalisation, which differ between workers."""
@@ -100,6 +104,22 @@ class DistributedContext:
             broadcast_buffers=False,  # `average_buffers` runs where they are used
             gradient_as_bucket_view=True,
         )
+
+
+def join_padded(parts: Sequence[Tensor]) -> Tensor:
+    """Return tensors (N, K, …) joined along the first axis, filled up with zeros to the largest K.
+
+    Rows of zeros mark no objects; other tensors have one length.
+    """
+    lengths = {part.shape[1] for part in parts if part.ndim > 1}
+    if len(lengths) < 2:
+        return torch.cat(list(parts))
+    joined = parts[0].new_zeros(sum(map(len, parts)), max(lengths), *parts[0].shape[2:])
+    place = 0
+    for part in parts:
+        joined[place : place + len(part), : part.shape[1]] = part
+        place += len(part)
+    return joined
 
 
 def join_process_group() -> DistributedContext:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eagleray.tasks import Task
-from eagleray.training.distributed import DistributedContext
+from eagleray.training.distributed import DistributedContext, join_padded
 
 __all__ = ["TaskMetrics"]
 
@@ -75,7 +75,7 @@ class TaskMetrics:
 
         Every worker calls this together.
         """
-        joined = {"values": torch.cat(self._values), "targets": torch.cat(self._targets)}
+        joined = {"values": join_padded(self._values), "targets": join_padded(self._targets)}
         if self._context is None:
             return joined
         return {name: self._context.gather(tensor) for name, tensor in joined.items()}

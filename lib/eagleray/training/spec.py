@@ -70,7 +70,8 @@ class TrainSpec(ReadFields):
     task: TaskName = spec_field(
         "multiclass",
         DATA,
-        "Prediction task: binary, multiclass, multilabel, regression, detection, semantic, or "
+        "Prediction task: binary, multiclass, multilabel, regression, detection, semantic, "
+        "instance, panoptic, or "
         "one of an extension.",
     )
     positive: str | None = spec_field(
@@ -251,7 +252,7 @@ class TrainSpec(ReadFields):
         names=Names.CODE,
     )
     mosaic: Fraction = spec_field(
-        0.0, AUGMENTATION, "Probability of putting four images together (detection, semantic)."
+        0.0, AUGMENTATION, "Probability of putting four images together (tasks of objects)."
     )
     mixup: float = spec_field(0.0, AUGMENTATION, "Alpha of mixup; 0: none.", ge=0)
     cutmix: float = spec_field(0.0, AUGMENTATION, "Alpha of CutMix; 0: none.", ge=0)

@@ -15,7 +15,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.inference.tiled import predict_tiled
 from eagleray.tasks import Detection, Semantic
 from eagleray.tasks.class_maps import decode_mask
-from eagleray.tasks.detection import ObjectsPrediction
+from eagleray.tasks.object_task import ObjectsPrediction
 from eagleray.tasks.semantic import MapPrediction
 from eagleray.tasks.tiling import require_tiles
 from tests.support.detectors import detector_package

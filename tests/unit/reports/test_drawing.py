@@ -15,6 +15,7 @@ from eagleray.imaging import Exact, ImageContract, decode
 from eagleray.imaging.upright import upright_size
 from eagleray.reports.drawing import draw, drawn_pictures
 from eagleray.reports.overlays import picture_contract
+from eagleray.tasks.class_maps import encode_mask
 from eagleray.tasks.page import Box, Drawing
 from tests.support.images import encode
 
@@ -67,6 +68,15 @@ def test_a_mask_colours_all_classes_but_the_first() -> None:
     assert (pixels[:, :50] == 128).all()
     assert (pixels[30, 60] != pixels[30, 90]).any()
     assert not is_gray(picture, 60, 30)
+
+
+def test_a_map_of_many_objects_has_16_bits() -> None:
+    numbers = np.zeros((60, 100), np.uint16)
+    numbers[:, 50:80] = 258  # the palette has as many colours as its remainder, which is not 0
+    picture = picture_of(encode(GRAY, "PNG"), Drawing(mask=encode_mask(numbers)), side=50)
+    pixels = np.asarray(picture).astype(int)
+    assert (pixels[:, :25] == 128).all()
+    assert not is_gray(picture, 30, 15)
 
 
 def test_labels_have_the_same_colour_on_all_pictures(tmp_path: Path) -> None:

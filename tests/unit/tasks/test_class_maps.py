@@ -76,7 +76,7 @@ def test_an_annotation_without_objects_is_background() -> None:
 
 def test_what_cannot_be_drawn_is_refused_in_one_sentence() -> None:
     plain = TrueObject(label="cat", x=1, y=2, width=3, height=4)
-    with pytest.raises(InputError, match=r"'cat' at 1, 2 has a box and no mask; a semantic"):
+    with pytest.raises(InputError, match=r"'cat' at 1, 2 has a box and no mask; segm"):
         class_map(Annotation(width=30, height=20, objects=(plain,)), LABELS)
     cat = annotation_of({"cat": box(0, 0, 1, 1)})
     with pytest.raises(InputError, match=r"of 20 x 30 pixels, and its image of 30 x 20"):

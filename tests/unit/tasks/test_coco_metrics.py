@@ -7,17 +7,19 @@ import logging
 import numpy as np
 import pytest
 
-from eagleray.core.errors import InputError
-from eagleray.tasks.coco_metrics import COCO_METRICS, Masks, coco_metrics
+from eagleray.tasks.coco_metrics import COCO_METRICS, coco_metrics
 from eagleray.tasks.detection_boxes import CROWD, OBJECT, detection_set
-from eagleray.tasks.detection_resampling import resampled_average_precision
+from eagleray.tasks.detection_resampling import (
+    average_precision_of_resamples,
+    resampled_average_precision,
+)
+from eagleray.tasks.mask_observations import mask_detection_set
 from tests.support.detections import (
-    HEIGHT,
     LABELS,
-    WIDTH,
     Row,
     data_of,
     masks_of,
+    observed_masks,
     padded,
     pycocotools_metrics,
     random_detections,
@@ -55,9 +57,12 @@ def test_metrics_of_masks_equal_those_of_pycocotools() -> None:
     for seed in SEEDS:
         outputs, targets = random_detections(seed)
         masks = masks_of(outputs, targets)
-        found = coco_metrics(detection_set(outputs, targets, len(LABELS)), LABELS, masks)
+        data = mask_detection_set(*observed_masks(outputs, targets, masks), len(LABELS))
         expected = defined(pycocotools_metrics(outputs, targets, masks))
-        assert found == pytest.approx(expected, abs=1e-6), seed
+        assert coco_metrics(data, LABELS) == pytest.approx(expected, abs=1e-6), seed
+        resampled = average_precision_of_resamples(data)(np.ones((1, len(outputs))))
+        for name in ("map", "map_50"):
+            assert resampled[name][0] == pytest.approx(expected.get(name, np.nan), nan_ok=True)
 
 
 def test_unweighted_resamples_equal_pycocotools() -> None:
@@ -170,8 +175,10 @@ def test_without_images_or_true_objects_there_are_no_metrics() -> None:
 
 def test_no_detections_have_a_precision_of_zero() -> None:
     images: list[tuple[list[Row], list[Row]]] = [([], [(*BOX, 2.0, OBJECT)])]
-    for masks in (None, masks_of(*padded(images))):
-        found = coco_metrics(data_of(images), LABELS, masks)
+    arrays = padded(images)
+    masks = mask_detection_set(*observed_masks(*arrays, masks_of(*arrays)), len(LABELS))
+    for data in (data_of(images), masks):
+        found = coco_metrics(data, LABELS)
         assert found["map"] == found["mar_100"] == found["ap[washer]"] == 0
 
 
@@ -182,31 +189,10 @@ def test_nothing_is_printed_or_logged(
 ) -> None:
     outputs, targets = random_detections(3)
     data = detection_set(outputs, targets, len(LABELS))
+    observed = observed_masks(outputs, targets, masks_of(outputs, targets))
     with caplog.at_level(logging.DEBUG):
         coco_metrics(data, LABELS)
-        coco_metrics(data, LABELS, masks_of(outputs, targets))
+        coco_metrics(mask_detection_set(*observed, len(LABELS)), LABELS)
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
     assert len(recwarn) == 0
-
-
-def test_masks_that_are_not_of_the_detections_are_refused() -> None:
-    images = [([(*BOX, 0.9, 0.0)], [(*BOX, 0.0, OBJECT)])]
-    masks = masks_of(*padded(images))
-    with pytest.raises(InputError, match="masks of detections are not one for each"):
-        coco_metrics(data_of(images), LABELS, Masks([[]], masks.truths))
-    with pytest.raises(InputError, match="masks of true objects are not one for each"):
-        coco_metrics(data_of(images), LABELS, Masks(masks.detections, []))
-    turned = [[{**masks.truths[0][0], "size": [WIDTH, HEIGHT]}]]
-    with pytest.raises(InputError, match=r"has size \[320, 240\], and the image \[240, 320\]"):
-        coco_metrics(data_of(images), LABELS, Masks(masks.detections, turned))
-
-
-@pytest.mark.parametrize("counts", [str, bytes])
-def test_the_counts_of_a_mask_are_text_or_bytes(counts: type) -> None:
-    images = [([(*BOX, 0.9, 0.0)], [(*BOX, 0.0, OBJECT)])]
-    masks = masks_of(*padded(images))
-    for one in (*masks.detections[0], *masks.truths[0]):
-        assert isinstance(one, dict)
-        one["counts"] = one["counts"] if counts is bytes else one["counts"].decode()
-    assert coco_metrics(data_of(images), LABELS, masks)["map"] == pytest.approx(1.0)

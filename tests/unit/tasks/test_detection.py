@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.imaging.geometry import Frame
 from eagleray.tasks import Detection, Multiclass, StoredTask, make_task
-from eagleray.tasks.detection import ObjectsPrediction
 from eagleray.tasks.limits import CountLimit, exceeded_limits, require_limits
+from eagleray.tasks.object_task import ObjectsPrediction
 from tests.support.detection import annotation
 
 TASK = Detection(labels=("cat", "dog"), thresholds=(0.5, 0.3), max_objects=4)

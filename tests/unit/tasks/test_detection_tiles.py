@@ -8,8 +8,8 @@ import pytest
 from eagleray.imaging.geometry import Frame
 from eagleray.imaging.tiles import Tiling, tile_windows
 from eagleray.tasks import Detection
-from eagleray.tasks.detection import ObjectsPrediction
 from eagleray.tasks.detection_tiles import TileDetections
+from eagleray.tasks.object_task import ObjectsPrediction
 
 Rows = list[list[float]]
 

@@ -57,13 +57,10 @@ def test_quality_by_hand() -> None:
             "rq": (1 + 1 / 1.5 + 0) / 3,
             "pq[road]": 0.8,
             "pq[car]": 0.5,
-            "pq[tree]": 0,
             "sq[road]": 0.8,
             "sq[car]": 0.75,
-            "sq[tree]": 0,
             "rq[road]": 1,
             "rq[car]": 1 / 1.5,
-            "rq[tree]": 0,
         }
     )
 

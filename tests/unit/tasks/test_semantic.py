@@ -61,7 +61,7 @@ def test_data_without_objects_are_refused() -> None:
     with pytest.raises(InputError, match=r"The label of b.png cannot be used: 'cat' does not say"):
         Semantic.from_labels([ANNOTATION.to_text(), "cat"], ["a.png", "b.png"])
     many = tuple(TrueObject(label=f"{n}", x=0, y=0, width=1, height=1) for n in range(255))
-    with pytest.raises(InputError, match="255 labels, and a semantic model has at most 254"):
+    with pytest.raises(InputError, match="255 labels, and a segmentation model has at most 254"):
         Semantic.from_labels([Annotation(width=9, height=9, objects=many).to_text()])
 
 

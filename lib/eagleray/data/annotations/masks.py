@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eagleray.tasks.annotation import MAX_OBJECTS, Mask
-from eagleray.tasks.run_lengths import MAX_MASK_PIXELS
+from eagleray.tasks.run_lengths import MAX_MASK_PIXELS, encode_runs, runs_of_numbers
 
 __all__ = [
     "Box",
@@ -106,22 +106,15 @@ def masks_of_indices(indices: npt.NDArray[np.integer[Any]]) -> dict[int, Mask]:
     """
     height, width = indices.shape
     _require_drawable(height, width)
-    flat = np.asarray(indices).ravel(order="F")
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    if len(starts) > _MAX_RUNS:
+    if np.count_nonzero(indices[1:] != indices[:-1]) > _MAX_RUNS:
         raise ValueError(f"it has more than {_MAX_RUNS:,} runs of equal pixels in its columns")
-    ends = np.append(starts[1:], len(flat))
-    numbers = flat[starts]
-    order = np.argsort(numbers, kind="stable")
-    found, firsts = np.unique(numbers[order], return_index=True)
-    if len(found) > MAX_OBJECTS:
-        raise ValueError(f"it has {len(found):,} different numbers, the limit is {MAX_OBJECTS:,}")
-    masks = {}
-    for number, places in zip(found, np.split(order, firsts[1:]), strict=True):
-        edges = np.column_stack((starts[places], ends[places])).ravel()
-        runs = np.diff(edges, prepend=0, append=len(flat))
-        masks[int(number)] = mask_of_runs(runs, height, width)
-    return masks
+    runs = runs_of_numbers(indices)
+    if len(runs) > MAX_OBJECTS:
+        raise ValueError(f"it has {len(runs):,} different numbers, the limit is {MAX_OBJECTS:,}")
+    return {
+        number: Mask.model_construct(size=(height, width), counts=encode_runs(own, height, width))
+        for number, own in runs.items()
+    }
 
 
 def box_of(mask: Mask) -> Box:

@@ -1,0 +1,157 @@
+"""Training of instance and panoptic segmentation: it learns, and is the same on two workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eagleray.core.errors import InputError
+from eagleray.core.settings import Settings
+from eagleray.evaluation.predictions import ImagePredictions
+from eagleray.inference.predictor import Predictor
+from eagleray.models.graph import require_graph_outputs
+from eagleray.training.checkpoint import CheckpointStore
+from eagleray.training.distributed import DistributedContext, join_padded, single_process
+from eagleray.training.packaging import finish_model
+from eagleray.training.plan import make_plan
+from eagleray.training.result import load_best_checkpoint
+from eagleray.training.trainer import Trainer
+from tests.support.numerics import SAME_LOSS
+from tests.support.segmented import nucleus_spec, write_nuclei
+from tests.support.training import plan_for, train_in_process
+
+pytestmark = pytest.mark.numerical
+
+
+@pytest.fixture(autouse=True)
+def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", "tests.support.segmented")
+
+
+RICH: dict[str, Any] = {
+    "random_resized_crop": 0.5,
+    "random_translation": 0.1,
+    "horizontal_flip": True,
+    "vertical_flip": True,
+    "mosaic": 0.4,
+    "ema_decay": 0.9,
+    "optimizer": "sgd",
+    "learning_rate": 0.001,
+}
+
+
+@pytest.fixture(scope="module")
+def nuclei(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nuclei(tmp_path_factory.mktemp("data") / "nuclei")
+
+
+@pytest.mark.parametrize(("task", "metric"), [("instance", "map_50"), ("panoptic", "pq")])
+def test_a_network_learns_nuclei_and_its_package_predicts_them(
+    nuclei: Path, tmp_path: Path, task: str, metric: str
+) -> None:
+    spec = nucleus_spec(nuclei, task=task, epochs=30, horizontal_flip=True)
+    plan, _ = plan_for(spec, tmp_path)
+    result, _ = train_in_process(spec, tmp_path, plan=plan)
+    assert result.epochs[-1][f"validation_{metric}"] > 0.6
+    finished = finish_model(plan, plan.module, cache_folder=tmp_path / "cache", mlflow_run=None)
+    metrics = finished.evaluation.metrics
+    assert metrics[metric] > 0.6
+    content = ImagePredictions.of(finished.evaluation).to_parquet()
+    assert content is not None
+    found = ImagePredictions.from_parquet(content, plan.task)
+    assert plan.task.measure(found.outputs, found.targets) == metrics
+    assert plan.task.worst_mistakes(found.outputs, found.targets, 3) is not None
+    with pytest.raises(InputError, match="has outputs for every pixel, and exports"):
+        require_graph_outputs(finished.package)
+
+
+def test_openvino_has_the_outputs_of_pytorch(nuclei: Path, tmp_path: Path) -> None:
+    plan, _ = plan_for(nucleus_spec(nuclei), tmp_path)
+    finished = finish_model(plan, plan.module, cache_folder=tmp_path / "cache", mlflow_run=None)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    eager, converted = (
+        Predictor(
+            finished.package,
+            device="cpu",
+            engine=engine,
+            precision="float32",
+            cache_folder=tmp_path,
+        ).forward(pixels)
+        for engine in ("eager", "openvino")
+    )
+    assert eager.shape == (3, 5, 32, 32)
+    np.testing.assert_allclose(converted, eager, atol=1e-4)
+
+
+def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(nuclei: Path, tmp_path: Path) -> None:
+    spec = nucleus_spec(nuclei, **RICH, checkpoint_steps=2)
+    whole, _ = train_in_process(spec, tmp_path / "whole")
+    _, worker_input = plan_for(spec, tmp_path / "stopped")
+    trainer = _StoppingTrainer(worker_input, single_process(spec), lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert CheckpointStore(worker_input.checkpoint_folder).names()
+    again, _ = train_in_process(spec, tmp_path / "stopped")
+    assert again.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
+
+
+class _StoppingTrainer(Trainer):
+    """Stops when it has finished three steps."""
+
+    def step(self, *arguments: Any) -> torch.Tensor:
+        if self.progress.total_steps == 3:
+            raise KeyboardInterrupt
+        return super().step(*arguments)
+
+
+def test_two_workers_have_the_losses_of_one(nuclei: Path, tmp_path: Path) -> None:
+    spec = nucleus_spec(nuclei, **RICH)
+    one, _ = train_in_process(spec, tmp_path / "one")
+    context = multiprocessing.get_context("spawn")
+    arguments = (nuclei, tmp_path / "two")
+    workers = [
+        context.Process(target=_train_as_one_of_two, args=(rank, *arguments)) for rank in (0, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    plan, worker_input = plan_for(spec, tmp_path / "two")
+    two = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=spec.epochs)
+    assert two.losses == pytest.approx(one.losses, rel=SAME_LOSS)
+    assert [epoch["validation_loss"] for epoch in two.epochs] == pytest.approx(
+        [epoch["validation_loss"] for epoch in one.epochs], rel=1e-3
+    )
+
+
+def _train_as_one_of_two(rank: int, data: Path, home: Path) -> None:
+    """Train as one of two workers, in a process of its own."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{home}.group", rank=rank, world_size=2
+    )
+    _, worker_input = plan_for(nucleus_spec(data, **RICH), home)
+    context = DistributedContext(rank, 2, rank, 2, torch.device("cpu"))
+    Trainer(worker_input, context, lambda _: None).run()
+    torch.distributed.destroy_process_group()
+
+
+def test_a_network_without_centers_is_refused_before_the_run(nuclei: Path, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with pytest.raises(InputError, match=r"needs the tensors centers, labels, offsets; name anoth"):
+        make_plan(nucleus_spec(nuclei, architecture="unet/resnet18"), settings)
+    with pytest.raises(InputError, match=r"such as panoptic/resnet20"):
+        make_plan(nucleus_spec(nuclei, architecture="resnet20"), settings)
+
+
+def test_images_with_fewer_objects_are_filled_up() -> None:
+    joined = join_padded([torch.ones(2, 1, 3), torch.ones(1, 4, 3)])
+    assert joined.shape == (3, 4, 3)
+    assert joined.sum(dim=(1, 2)).tolist() == [3, 3, 12]
+    assert torch.equal(join_padded([torch.ones(2), torch.ones(1)]), torch.ones(3))
