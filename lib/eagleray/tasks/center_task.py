@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
@@ -38,12 +39,18 @@ _OFFSET_SCALE = 1 / 64  # of offsets in a summary, which has probabilities besid
 
 
 class CenterTask(Task):
-    """A task with a network of labels, centres and offsets, beside another task's answers."""
+    """A task with a network of labels, centres and offsets, beside another task's answers.
+
+    Attributes:
+        max_objects: Largest number of objects of an image that are told apart.
+    """
 
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy_dice", "cross_entropy")
     output_names: ClassVar[tuple[str, ...] | None] = ("labels", "centers", "offsets")
     default_architecture: ClassVar[str] = "panoptic/resnet18"
     measures_training: ClassVar[bool] = False
+
+    max_objects: Annotated[int, Field(ge=1, le=1000)] = 200
 
     @property
     @abstractmethod
@@ -54,11 +61,6 @@ class CenterTask(Task):
     @abstractmethod
     def apart(self) -> tuple[str, ...]:
         """Those of the labels whose objects are told apart."""
-
-    @property
-    @abstractmethod
-    def most_objects(self) -> int:
-        """Largest number of objects of an image."""
 
     @property
     def num_outputs(self) -> int:
@@ -120,7 +122,7 @@ class CenterTask(Task):
         return torch.cat([probabilities, outputs["centers"], outputs["offsets"]], dim=1)
 
     def _group(self, outputs: Outputs) -> FoundObjects:
-        return group_pixels(outputs, self.is_thing, max_objects=self.most_objects)
+        return group_pixels(outputs, self.is_thing, max_objects=self.max_objects)
 
     def _find(self, outputs: Outputs, frame: Frame) -> tuple[FoundObjects, OriginalObjects]:
         """Return the objects of one image, and the pixels of each in the original."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from eagleray.core.errors import InputError
 from eagleray.imaging.geometry import Frame
@@ -51,7 +50,6 @@ class Instance(CenterTask, ObjectTask):
     optional_columns: ClassVar[frozenset[str]] = frozenset({"masks"})
 
     name: Literal["instance"] = "instance"
-    max_objects: Annotated[int, Field(ge=1, le=1000)] = 200
 
     @property
     def pixel_labels(self) -> tuple[str, ...]:
@@ -62,11 +60,6 @@ class Instance(CenterTask, ObjectTask):
     def apart(self) -> tuple[str, ...]:
         """The labels of objects."""
         return self.labels
-
-    @property
-    def most_objects(self) -> int:
-        """Largest number of objects of an image."""
-        return self.max_objects
 
     # --- from annotations to targets ---
 

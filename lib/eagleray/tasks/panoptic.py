@@ -75,7 +75,6 @@ class Panoptic(CenterTask, PixelTask):
 
     Attributes:
         things: Labels whose objects are told apart; the others are stuff.
-        max_objects: Largest number of things of an image.
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("pq", "mean_iou")
@@ -83,7 +82,6 @@ class Panoptic(CenterTask, PixelTask):
 
     name: Literal["panoptic"] = "panoptic"
     things: Annotated[tuple[str, ...], Field(min_length=1)]
-    max_objects: Annotated[int, Field(ge=1, le=1000)] = 200
 
     @model_validator(mode="after")
     def _things_are_labels(self) -> Self:
@@ -123,11 +121,6 @@ class Panoptic(CenterTask, PixelTask):
     def apart(self) -> tuple[str, ...]:
         """The labels of things."""
         return self.things
-
-    @property
-    def most_objects(self) -> int:
-        """Largest number of things of an image."""
-        return self.max_objects
 
     # --- observations ---
 

@@ -6,7 +6,7 @@ their IoU is above 0.5; no other segment can then match either of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +43,10 @@ class Segmentation:
     Attributes:
         ids: Identifier of the segment of each pixel, or `VOID`, integers (H, W).
         labels: Label index of each segment, by its identifier.
-        crowds: Identifiers of segments that are many objects which are not told apart.
     """
 
     ids: npt.NDArray[np.integer[Any]]
     labels: Mapping[int, int]
-    crowds: Collection[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +108,7 @@ def count_segments(predicted: Segmentation, true: Segmentation, num_labels: int)
     """Match the segments of one image.
 
     Pixels that are void in the truth do not count for a predicted segment. A predicted segment of
-    which more than half is void or lies in crowds of its label is no false positive, and a crowd
-    is neither matched nor missed.
+    which more than half is void is no false positive.
 
     Args:
         predicted: The prediction.
@@ -132,18 +129,16 @@ def count_segments(predicted: Segmentation, true: Segmentation, num_labels: int)
     found, label = _segments(predicted, num_labels)
     real, true_label = _segments(true, num_labels)
     shared = _shared_pixels(predicted.ids, true.ids, found, real)
-    is_crowd = np.isin(real, list(true.crowds))
-    same = label[:, None] == true_label
     in_void = shared[:, real == VOID].sum(axis=1)
-    ignored = in_void + (shared * (same & is_crowd)).sum(axis=1)
     area, true_area = shared.sum(axis=1), shared.sum(axis=0)
     union = (area - in_void)[:, None] + true_area - shared
-    can_match = same & ~is_crowd & (found != VOID)[:, None] & (real != VOID)
+    same = label[:, None] == true_label
+    can_match = same & (found != VOID)[:, None] & (real != VOID)
     iou = np.where(can_match, _ratio(shared, union), 0.0)
     rows, columns = np.nonzero(iou > _IOU)
-    unmatched = (found != VOID) & (ignored <= _MAX_VOID * area)
+    unmatched = (found != VOID) & (in_void <= _MAX_VOID * area)
     unmatched[rows] = False
-    missed = (real != VOID) & ~is_crowd
+    missed = real != VOID
     missed[columns] = False
     return PanopticCounts(
         np.bincount(label[rows], iou[rows, columns], num_labels).astype(np.float64),

@@ -88,18 +88,6 @@ def test_void_pixels_of_the_truth_do_not_count_for_a_prediction() -> None:
     }
 
 
-def test_crowds_are_neither_matched_nor_missed() -> None:
-    true = Segmentation(row((1, 10), (2, 4)), {1: CAR, 2: ROAD}, crowds={1})
-    predicted = Segmentation(row((3, 6), (4, 4), (5, 4)), {3: CAR, 4: TREE, 5: ROAD})
-    # The car lies in the crowd of cars; the tree lies in it too, and is a false positive.
-    assert counts_of(predicted, true) == {
-        "iou": [1, 0, 0],
-        "matched": [1, 0, 0],
-        "false_positives": [0, 0, 1],
-        "false_negatives": [0, 0, 0],
-    }
-
-
 def random_maps(seed: int, *, void: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return two maps (24, 24) of blocks, the second one with some of them changed."""
     generator = np.random.default_rng(seed)
