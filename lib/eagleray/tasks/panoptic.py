@@ -79,6 +79,7 @@ class Panoptic(CenterTask, PixelTask):
 
     metric_names: ClassVar[tuple[str, ...]] = ("pq", "mean_iou")
     counts_objects: ClassVar[bool] = True
+    main_member: ClassVar[str] = "segments"
 
     name: Literal["panoptic"] = "panoptic"
     things: Annotated[tuple[str, ...], Field(min_length=1)]
