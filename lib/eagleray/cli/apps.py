@@ -10,6 +10,7 @@ import typer
 
 from eagleray.cli.common import JsonOption, ModelName
 from eagleray.cli.console import Console, command_errors
+from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it takes a second to import
@@ -206,6 +207,39 @@ def unpin_application(name: Name, model: ModelName) -> None:
         Console().say(f"{name} gets the default version of {model} within seconds.")
 
 
+@apps_app.command("webhook")
+def set_webhook(
+    name: Name,
+    url: Annotated[
+        str | None, typer.Argument(help="URL that the service posts to; none with --remove.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="Number of objects that is to be told of, such as 'person>10'."),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the webhook.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Have the service post to a URL when a prediction exceeds a limit; prints the secret."""
+    with command_errors():
+        console = Console(json_output=json_output)
+        if remove == (url is not None):
+            raise InputError("Name either a URL, or --remove.")
+        if url is None:
+            _open().remove_webhook(name)
+            console.say(f"{name} has no webhook within seconds.")
+            return
+        secret = _open().set_webhook(name, url, limit or ())
+        if json_output:
+            console.emit({"application": name, "secret": secret})
+            return
+        console.say(secret)
+        console.note(
+            "This is the only time that the secret is shown: it is the key of the HMAC-SHA256 in "
+            "the header eagleray-signature. A running service uses the webhook within seconds."
+        )
+
+
 @apps_app.command("list")
 def list_applications(json_output: JsonOption = False) -> None:
     """List all applications."""
@@ -250,6 +284,9 @@ def show_application(name: Name, json_output: JsonOption = False) -> None:
         pins = [[model, target] for model, target in entry["pins"].items()]
         if pins:
             console.table("Pinned to", ["model", "target"], pins)
+        if entry["webhook"]:
+            limits = ", ".join(entry["webhook"]["limits"])
+            console.table("Webhook", ["URL", "limits"], [[entry["webhook"]["url"], limits]])
         if entry["roles"]:
             roles = [[models, role] for models, role in entry["roles"].items()]
             console.table("Roles", ["models", "role"], roles)
@@ -277,6 +314,9 @@ def _entry(applications: Applications, name: str, used: Sequence[VersionUsage]) 
         "name": name,
         "images_per_second": found.images_per_second,
         "pins": dict(found.pins),
+        "webhook": None
+        if found.webhook is None
+        else {"url": found.webhook.url, "limits": list(map(str, found.webhook.limits))},
         "roles": {grant.models: grant.role.value for grant in _open_roles().of(name)},
         "max_priority": applications.max_priority(name),
         "disabled": name in applications.disabled(),

@@ -135,6 +135,19 @@ class GrantRow(Base):
     role: Mapped[str] = mapped_column(sa.String(16))
 
 
+class WebhookRow(Base):
+    """Where an application is told of predictions that exceed its limits."""
+
+    __tablename__ = "webhooks"
+
+    application: Mapped[str] = mapped_column(
+        sa.ForeignKey("applications.name", ondelete="CASCADE"), primary_key=True
+    )
+    url: Mapped[str] = mapped_column(sa.Text())
+    secret: Mapped[str] = mapped_column(sa.String(64))
+    limits: Mapped[list[str]] = mapped_column(sa.JSON())
+
+
 class ModelRouteRow(Base):
     """The versions of a model for callers without a pin; targets are numbers or aliases."""
 

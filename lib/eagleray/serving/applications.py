@@ -26,14 +26,18 @@ from eagleray.database.tables import (
     GrantRow,
     PinRow,
     ServingChangeRow,
+    WebhookRow,
 )
 from eagleray.serving.audit import Change, read_changes, record_change
-from eagleray.serving.routing import Application, Callers, Key
+from eagleray.serving.routing import Application, Callers, Key, Webhook
+from eagleray.serving.webhook_policy import webhook_policy
+from eagleray.tasks.limits import CountLimit
 
 __all__ = ["Applications", "KeyInfo", "NewKey", "key_digest"]
 
 _SUBJECT = "application "  # prefix of the subject of changes
 _KEY_START = "er_"
+_WEBHOOK_START = "whsec_"
 _PREFIX_LENGTH = 11  # characters that tell an application's keys apart
 
 
@@ -157,7 +161,7 @@ class Applications:
         """
         with self._database.session() as session:
             row = self._require(session, name)
-            for table in (ApiKeyRow, PinRow, GrantRow):
+            for table in (ApiKeyRow, PinRow, GrantRow, WebhookRow):
                 session.execute(sa.delete(table).where(table.application == name))
             session.delete(row)
             self._record(session, name, "deleted")
@@ -176,7 +180,13 @@ class Applications:
         with self._database.session() as session:
             row = self._require(session, name)
             pins = session.scalars(sa.select(PinRow).where(PinRow.application == name))
-            return Application(name, row.images_per_second, {pin.model: pin.target for pin in pins})
+            webhook = session.get(WebhookRow, name)
+            return Application(
+                name,
+                row.images_per_second,
+                {pin.model: pin.target for pin in pins},
+                None if webhook is None else _webhook(webhook),
+            )
 
     def disabled(self) -> set[str]:
         """Return the names of the applications whose keys are refused."""
@@ -260,6 +270,49 @@ class Applications:
             session.delete(row)
             self._record(session, name, f"no longer pinned on {model}")
 
+    # --- webhooks ---
+
+    def set_webhook(self, name: str, url: str, limits: Sequence[str]) -> str:
+        """Give an application a webhook in place of the one that it has, and return its secret.
+
+        Args:
+            name: Name of the application.
+            url: The URL; its addresses are checked when it is posted to.
+            limits: Numbers of objects that are to be told of, such as `person>10`.
+
+        Raises:
+            UnknownNameError: If there is no such application.
+            InputError: If the URL or a limit is invalid, or there is no limit.
+        """
+        host = webhook_policy(()).target(url).host
+        if not limits:
+            raise InputError("A webhook needs a limit; name one, such as --limit 'person>10'.")
+        try:
+            written = [str(CountLimit.parse(text)) for text in limits]
+        except ValueError as error:
+            raise InputError(f"{error}.") from None
+        secret = _WEBHOOK_START + secrets.token_urlsafe(32)
+        with self._database.session() as session:
+            self._require(session, name)
+            session.merge(WebhookRow(application=name, url=url, secret=secret, limits=written))
+            self._record(session, name, f"webhook to {host} for {', '.join(written)}")
+        return secret
+
+    def remove_webhook(self, name: str) -> None:
+        """Remove the webhook of an application.
+
+        Raises:
+            UnknownNameError: If there is no such application.
+            InputError: If it has no webhook.
+        """
+        with self._database.session() as session:
+            self._require(session, name)
+            row = session.get(WebhookRow, name)
+            if row is None:
+                raise InputError(f"Application {name!r} has no webhook.")
+            session.delete(row)
+            self._record(session, name, "webhook removed")
+
     # --- all at once ---
 
     def read(self) -> Callers:
@@ -274,6 +327,7 @@ class Applications:
             for pin in readable_rows(session, PinRow):
                 if pin.application in pins and isinstance(pin.target, str):
                     pins[pin.application][pin.model] = pin.target
+            webhooks = dict(_valid_webhooks(session))
             enabled = {row.name for row in rows.values() if row.disabled is False}
             keys = {
                 row.digest: Key(row.application, row.expires)
@@ -286,7 +340,8 @@ class Applications:
                 )
             )
         applications = {
-            name: Application(name, row.images_per_second, pins[name]) for name, row in rows.items()
+            name: Application(name, row.images_per_second, pins[name], webhooks.get(name))
+            for name, row in rows.items()
         }
         return Callers(applications, keys, last_change or 0)
 
@@ -333,6 +388,23 @@ def _valid_applications(session: Session) -> Iterator[ApplicationRow]:
             yield row
         else:
             report_bad_row(ApplicationRow, row.name, BadRowError(f"a quota of {quota!r}"))
+
+
+def _webhook(row: WebhookRow) -> Webhook:
+    """Return a webhook.
+
+    Raises:
+        ValueError: If the row is damaged.
+    """
+    return Webhook(row.url, row.secret, tuple(map(CountLimit.parse, row.limits)))
+
+
+def _valid_webhooks(session: Session) -> Iterator[tuple[str, Webhook]]:
+    for row in readable_rows(session, WebhookRow):
+        try:
+            yield row.application, _webhook(row)
+        except (ValueError, TypeError) as error:
+            report_bad_row(WebhookRow, row.application, error)
 
 
 def _require_quota(images_per_second: float | None) -> None:

@@ -16,6 +16,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from eagleray.core.errors import UnknownNameError, UnknownVersionError, unknown_alias
+from eagleray.tasks.limits import CountLimit
 
 __all__ = [
     "DEFAULT_ALIAS",
@@ -27,6 +28,7 @@ __all__ = [
     "Route",
     "Snapshot",
     "Via",
+    "Webhook",
     "choose",
     "shadow_of",
 ]
@@ -67,6 +69,21 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where an application is told of predictions that exceed its limits.
+
+    Attributes:
+        url: The URL that is posted to.
+        secret: Key of the signatures.
+        limits: The limits; each is for the models that have its label.
+    """
+
+    url: str
+    secret: str = field(repr=False)
+    limits: tuple[CountLimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """A caller of the service.
 
@@ -74,11 +91,13 @@ class Application:
         name: Name of the application.
         images_per_second: Quota; None for no limit.
         pins: Target of each pinned model, by the model's name.
+        webhook: Its webhook; None without one.
     """
 
     name: str
     images_per_second: float | None = None
     pins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)

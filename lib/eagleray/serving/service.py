@@ -49,6 +49,8 @@ from eagleray.serving.telemetry import Groups, Telemetry, by_replica, job_famili
 from eagleray.serving.tracing import open_tracing
 from eagleray.serving.usage import UsageCounter, UsageStore
 from eagleray.serving.watch import SnapshotFields, SnapshotWatch
+from eagleray.serving.webhook_policy import webhook_policy
+from eagleray.serving.webhooks import Webhooks
 from eagleray.serving.workers import TimedOutcome, WorkerOptions, WorkerThreads
 
 __all__ = ["ImageService"]
@@ -138,6 +140,10 @@ class ImageService:
             self.telemetry,
             is_idle=lambda: self.workers.is_idle,
             timeout=config.timeout_s,
+        )
+        self._webhooks = Webhooks(
+            webhook_policy(config.private_networks),
+            lambda application, kind: self.telemetry.webhooks.labels(application, kind).inc(),
         )
         self._background = BackgroundTasks()
         self._measurer = ThreadPoolExecutor(1, thread_name_prefix="measurer")
@@ -259,6 +265,7 @@ class ImageService:
         if self._replica_metrics is not None:
             with contextlib.suppress(EaglerayError):
                 await asyncio.to_thread(self._replica_metrics.remove)
+        await asyncio.to_thread(self._webhooks.close)
         await asyncio.to_thread(self.tracing.close)
         self._image_urls.close()
         for calls in (self.lookups, self.batch_calls, self._writes, self._metrics_reads):
@@ -474,6 +481,9 @@ class ImageService:
         version = result.loaded
         self._usage_counter.count(request.application, version.model, version.version)
         self.telemetry.record_result(request.application, result)
+        application = self.snapshot.applications.get(request.application)
+        if application is not None and application.webhook is not None:
+            self._webhooks.notify(application.webhook, request, result)
 
     def _shadow(self, request: PredictRequest, result: PredictResult) -> None:
         choice = shadow_of(self.snapshot, request.model, request_id=request.request_id)

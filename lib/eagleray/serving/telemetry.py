@@ -59,6 +59,11 @@ class Telemetry:
             "Predictions of shadows, compared with those returned.",
             ["model", "agreement"],
         )
+        self.webhooks = self._counter(
+            "webhook_messages",
+            "Messages to webhooks: delivered, failed, dropped.",
+            ["application", "result"],
+        )
         self.versions = self._counter(
             "version_events", "Versions loaded, failed, switched, unloaded.", ["model", "event"]
         )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import nms
 
 from eagleray.core.errors import InputError
 from eagleray.imaging import Exact, ImageContract, Letterbox
@@ -244,3 +245,21 @@ def test_doubtful_objects_that_come_and_go_are_a_small_difference() -> None:
 def test_no_objects_do_not_differ_and_nan_is_said() -> None:
     assert object_difference(rows_of(), rows_of()) == 0.0
     assert math.isnan(object_difference(rows_of((math.nan,) * 6), rows_of(CAT)))
+
+
+def test_many_candidates_are_suppressed_as_if_all_were_compared() -> None:
+    generator = torch.Generator().manual_seed(1)
+    corners = torch.rand(900, 2, generator=generator) * 300
+    boxes = torch.cat([corners, corners + 10 + 60 * torch.rand(900, 2, generator=generator)], dim=1)
+    scores = torch.rand(900, 2, generator=generator)
+    for max_objects in (1, 7, 300):
+        found = select_objects(
+            boxes[None], scores[None], max_objects=max_objects, min_score=0.5, max_overlap=0.3
+        )[0]
+        best = scores.flatten().argsort(descending=True, stable=True)
+        best = best[scores.flatten()[best] >= 0.5][:1000]
+        shifted = boxes[best // 2].double() + 1000 * (best % 2)[:, None]
+        kept = best[nms(shifted, scores.flatten()[best].double(), 0.3)][:max_objects]
+        found = found[found[:, 4] > 0]
+        assert torch.equal(found[:, 4], scores.flatten()[kept])
+        assert torch.equal(found[:, :4], boxes[kept // 2])

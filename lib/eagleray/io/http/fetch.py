@@ -41,14 +41,15 @@ from eagleray.io.http.connections import (
 from eagleray.io.http.policy import UrlPolicy
 from eagleray.io.http.urls import Target
 
-__all__ = ["BACKOFF", "fetch_url", "parse_retry_after"]
+__all__ = ["BACKOFF", "NO_RETRY", "fetch_url", "parse_retry_after", "wrap_errors"]
 
 BACKOFF = wait_random_exponential(multiplier=0.25, max=8)
 """Random waits before further attempts, in seconds."""
 
 _MAX_ATTEMPTS = 4
 _MAX_RETRY_AFTER = 30  # seconds
-_NO_RETRY = Retry(False, redirect=False)  # urllib3 could not repeat the reading of a body
+NO_RETRY = Retry(False, redirect=False)
+"""urllib3's own retries are off: it could not repeat the reading of a body."""
 
 _CHUNK_BYTES = 64 * 1024
 _ERROR_BODY_SECONDS = 1.0  # to read an error page, so that its connection can be reused
@@ -142,11 +143,11 @@ def _follow(target: Target, limit: int) -> bytes:
 @contextlib.contextmanager
 def _request(target: Target) -> Iterator[BaseHTTPResponse]:
     """Send a request, and release the connection at the end; it stays open if nothing is unread."""
-    with _wrap_errors(target):
+    with wrap_errors(target):
         response = pool_for(target).urlopen(
             "GET",
             target.path,
-            retries=_NO_RETRY,
+            retries=NO_RETRY,
             redirect=False,
             pool_timeout=math.ceil(current_fetch().remaining()),
             preload_content=False,
@@ -231,7 +232,7 @@ def parse_retry_after(header: str | None) -> float:
 
 
 @contextlib.contextmanager
-def _wrap_errors(target: Target) -> Iterator[None]:
+def wrap_errors(target: Target) -> Iterator[None]:
     """Turn urllib3's errors into `OSError`, without the URL that they contain."""
     try:
         yield
