@@ -50,7 +50,8 @@ class OutlierHead(nn.Module):
         confidence = self.confidence(logits)
         residual = residuals(features, self.mean, self.directions)
         distance = self.weight * residual - confidence
-        score = (distance[:, None] > self.levels).float().mean(dim=1, keepdim=True)
+        # A distance that is not a number is above all levels.
+        score = 1 - (distance[:, None] <= self.levels).float().mean(dim=1, keepdim=True)
         return torch.cat([logits, score], dim=1)
 
 

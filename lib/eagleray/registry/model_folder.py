@@ -72,6 +72,7 @@ def _signature(package: ModelPackage) -> Any:
     outputs = {
         "score": DataType.double,
         "value": DataType.double,
+        "outlier_score": DataType.double,
         "labels": Array(DataType.string),
         "probabilities": Map(DataType.double),
         **dict.fromkeys(("label", "status", "reason", "message"), DataType.string),

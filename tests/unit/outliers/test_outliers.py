@@ -22,7 +22,7 @@ from eagleray.inference.verification import verify_package
 from eagleray.models.features import features_of
 from eagleray.models.manifest import ModelManifest
 from eagleray.models.network import ImageNetwork
-from eagleray.models.outlier_head import residuals
+from eagleray.models.outlier_head import OutlierHead, residuals
 from eagleray.models.outliers import MAX_LEVELS, OutlierStatistics, parse_outliers
 from eagleray.models.package import OUTLIERS_FILE, ModelPackage, read_package, write_package
 from eagleray.outliers.job import OutliersSummary, open_outliers, run_outliers, with_outliers
@@ -31,6 +31,7 @@ from eagleray.outliers.spec import OutliersSpec
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Binary, Multilabel, Prediction, Regression, Task
 from eagleray.tasks.base import only_tensor
+from tests.support.attributes import package_with_attributes
 from tests.support.images import encode
 from tests.support.models import registry_in
 from tests.support.quantized import (
@@ -228,6 +229,29 @@ def test_invalid_statistics_are_refused(package: ModelPackage, tmp_path: Path, n
     with pytest.raises(PackageError, match=words):
         read_package(str(tmp_path / "x"))
     assert not verify_package(str(tmp_path / "x")).passed
+
+
+def test_features_that_are_not_numbers_are_unusual(package: ModelPackage) -> None:
+    assert package.outliers is not None
+    head = OutlierHead(torch.nn.Linear(NUM_FEATURES, 10), package.outliers, package.task.confidence)
+    outputs = head(torch.full((2, NUM_FEATURES), torch.nan))
+    assert outputs.shape == (2, 11)
+    assert outputs[:, 10].tolist() == [1.0, 1.0]
+
+
+def test_a_head_with_attributes_has_a_score() -> None:
+    plain = package_with_attributes()
+    mean = np.zeros(NUM_FEATURES, np.float32)
+    levels = np.linspace(-30, 30, 100, dtype=np.float32)
+    directions = np.eye(NUM_FEATURES, dtype=np.float32)[:, :4]
+    statistics = OutlierStatistics(mean, directions, np.ones(1, np.float32), levels)
+    package = with_outliers(plain, statistics, plain.manifest.lineage)
+    known: list[dict[str, object]] = [{"age": 41, "site": "north"}, {"age": 70, "site": "south"}]
+    predictor = Predictor(package, device="cpu", engine="eager", precision="float32")
+    outcomes = predictor.predict(noise(2), known)
+    found = [one.prediction.outlier_score for one in outcomes if one.prediction is not None]
+    assert len(found) == 2
+    assert all(score is not None and 0 < score < 1 for score in found)
 
 
 def test_statistics_that_are_no_safetensors_are_refused() -> None:

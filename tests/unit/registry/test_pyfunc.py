@@ -18,7 +18,7 @@ from eagleray.models.package import write_package
 from eagleray.registry.model_folder import write_model_folder
 from eagleray.registry.pyfunc import PyfuncModel
 from eagleray.registry.registry import Registry
-from eagleray.tasks import Binary, Multilabel, Regression
+from eagleray.tasks import Binary, Multiclass, Multilabel, Regression
 from tests.support.attributes import package_with_attributes
 from tests.support.models import DIGITS, golden_png, lenet_module, small_package
 
@@ -193,3 +193,19 @@ def test_the_package_is_the_same_in_the_folder_and_alone(tmp_path: Path) -> None
     ]
     assert not any("+" in line for line in requirements)
     assert not [file for file in (tmp_path / "model").rglob("*") if file.suffix in (".pkl", ".py")]
+
+
+def test_labels_that_are_paths_have_a_column_of_levels(tmp_path: Path) -> None:
+    task = Multiclass(labels=("animal/cat", "animal/dog", "stone"))
+    write_model_folder(small_package(name="digits", task=task), str(tmp_path / "model"))
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    result = loaded.predict(pd.DataFrame({"image": [golden_png(0)]}))
+    assert list(result.columns) == [*COLUMNS[:3], "label_levels", *COLUMNS[3:]]
+    assert "label_levels" in loaded.metadata.get_output_schema().input_names()
+    (levels,) = result["label_levels"]
+    (probabilities,) = result["probabilities"]
+    animal = probabilities["animal/cat"] + probabilities["animal/dog"]
+    expected = max(animal, probabilities["stone"])
+    assert levels[0]["label"] == ("animal" if animal > probabilities["stone"] else "stone")
+    assert levels[0]["score"] == pytest.approx(expected)
+    assert levels[1]["label"] == result["label"][0]
