@@ -1,4 +1,4 @@
-"""`eagleray models import`: makes a model of another program's ONNX file."""
+"""`eagleray models import`: makes a model of another program's network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ imports_app = typer.Typer()
 def import_model(
     fields: dict[str, Any], spec: SpecFileOption = None, json_output: JsonOption = False
 ) -> None:
-    """Import a network from an ONNX file, and register it or write its package.
+    """Import a network from an ONNX file or a folder of transformers, and register it.
+
+    With --output its package is written instead.
 
     The file is checked before anything runs it, and first run in a process with bounds.
     """
