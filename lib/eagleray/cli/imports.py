@@ -1,4 +1,4 @@
-"""`eagleray models import`: makes a model of another program's ONNX file, or of a server's."""
+"""`eagleray models import`: makes a model of another program's network, or of a server's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ imports_app = typer.Typer()
 def import_model(
     fields: dict[str, Any], spec: SpecFileOption = None, json_output: JsonOption = False
 ) -> None:
-    """Import a network from an ONNX file or a server, and register it or write its package.
+    """Import a network from an ONNX file, a folder of transformers or a server, and register it.
 
-    A file is checked before anything runs it, and first run in a process with bounds. A model that
-    another server runs stays there: EAGLERAY_HOSTED_MODELS lists the hosts that may be asked.
+    With --output its package is written instead. A file is checked before anything runs it, and
+    first run in a process with bounds. A model that another server runs stays there:
+    EAGLERAY_HOSTED_MODELS lists the hosts that may be asked.
     """
     with command_errors():
         console = Console(json_output=json_output)

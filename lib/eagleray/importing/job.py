@@ -33,6 +33,7 @@ from eagleray.importing.graft import (
     output_shapes,
 )
 from eagleray.importing.spec import ImportSpec
+from eagleray.importing.transformers_folder import convert_folder, read_folder
 from eagleray.importing.trial import Promises, Trial, try_graph
 from eagleray.inference.choice import require_engine
 from eagleray.io import storage
@@ -85,14 +86,14 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         JobFailedError: If the trial run crashes, or takes too much time or memory.
     """
     require_engine("openvino", device="cpu")
-    task = make_task(spec)
-    content = _read(spec.file)
+    source = _open(spec, settings)
+    spec, content, task = source.spec, source.content, source.task
     try:
         model = parse_foreign_graph(content)
         network_input = find_input(model, spec.layout)
         contract = make_contract(spec, network_input)
         behind, scores = _behind(spec, task, model, network_input, contract)
-        manifest = _manifest(spec, task, contract, content, model, scores)
+        manifest = _manifest(source, contract, model, scores)
         network = _Network(content, network_input, contract, behind, manifest)
         network.graph(spec, frees_batch=True)
     except ValueError as error:
@@ -104,6 +105,34 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         files |= golden_files(golden.contents, outputs=trial.outputs.tolist(), task=task)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     return ModelPackage(manifest.model_copy(update={"files": digests}), MappingProxyType(files))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is imported.
+
+    Attributes:
+        spec: What the network takes and gives.
+        content: The ONNX file.
+        task: The task.
+        digest: SHA-256 of the file that was named, or of a folder's weights.
+    """
+
+    spec: ImportSpec
+    content: bytes
+    task: Task
+    digest: str
+
+
+def _open(spec: ImportSpec, settings: Settings) -> _Source:
+    """Read a file, or convert the network of a folder."""
+    if not spec.is_folder:
+        task = make_task(spec)
+        content = _read(spec.file)
+        return _Source(spec, content, task, hashlib.sha256(content).hexdigest())
+    found = read_folder(spec)
+    task = make_task(found.spec, found.labels, max_objects=found.max_objects)
+    return _Source(found.spec, convert_folder(found, settings), task, found.digest)
 
 
 @dataclass(frozen=True)
@@ -195,14 +224,13 @@ def _behind(
 
 
 def _manifest(
-    spec: ImportSpec,
-    task: Task,
+    source: _Source,
     contract: ImageContract,
-    content: bytes,
     model: Any,
     scores: Literal["logits", "probabilities", "values"],
 ) -> ModelManifest:
     """Return the manifest of the package, without its files."""
+    spec, task = source.spec, source.task
     return ModelManifest(
         name=spec.name,
         task=task,
@@ -213,13 +241,13 @@ def _manifest(
         contract_digest=contract.digest,
         lineage=Lineage.now(note=f"imported from {Path(spec.file).name}"),
         imported=Import(
-            file_digest=hashlib.sha256(content).hexdigest(),
+            file_digest=source.digest,
             scores=scores,
             decoder=spec.decoder or "",
             producer=" ".join(filter(None, (model.producer_name, model.producer_version)))[:100],
             num_parameters=sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer),
         ),
-        files={GRAPH_FILE: hashlib.sha256(content).hexdigest()},
+        files={GRAPH_FILE: hashlib.sha256(source.content).hexdigest()},
     )
 
 
@@ -235,14 +263,21 @@ def _read(location: str) -> bytes:
     return content
 
 
-def make_task(spec: ImportSpec) -> Task:
+def make_task(spec: ImportSpec, labels: Sequence[str] | None = None, **others: Any) -> Task:
     """Return the task with its labels.
+
+    Args:
+        spec: The specification.
+        labels: The labels; None for those that the specification names.
+        others: Other fields of the task.
 
     Raises:
         InputError: If the labels do not fit it.
     """
-    labels = _labels(spec.labels)
-    fields: dict[str, Any] = {"name": spec.task, **({"labels": labels} if labels else {})}
+    labels = _labels(spec.labels) if labels is None else labels
+    fields: dict[str, Any] = {"name": spec.task, **others}
+    if labels:
+        fields["labels"] = tuple(labels)
     if spec.task in ("detection", "multilabel"):
         fields["thresholds"] = (spec.threshold,) * len(labels)
     if spec.decoder is not None:

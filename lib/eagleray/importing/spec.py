@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,17 +15,34 @@ __all__ = ["ImportSpec"]
 
 MODEL, INPUT, CHECK, HOSTED = "Model", "Input of the network", "Check", "Model on a server"
 
+_OF_FOLDER = (
+    "decoder",
+    "labels",
+    "scores",
+    "activation",
+    "colors",
+    "layout",
+    "image_size",
+    "mean",
+    "std",
+    "resize",
+    "stretch",
+    "letterbox",
+    "resampler",
+)
+"""What a folder of transformers says itself."""
+
 Side = Annotated[int, Field(ge=1, le=8192)]
 
 
 class ImportSpec(S3Fields):
-    """An import of a network from an ONNX file, or of one that another server runs."""
+    """An import of a network: an ONNX file, a folder of transformers, or what a server runs."""
 
     file: str = spec_field(
         ...,
         MODEL,
-        "ONNX file, on disk or under a URI; or the URL of a model on a server, such as "
-        "https://models.example.com/v2/models/products.",
+        "ONNX file, on disk or under a URI; a folder of a detector of transformers; or the URL of "
+        "a model on a server, such as https://models.example.com/v2/models/products.",
         names=Names.INPUT,
     )
     name: ModelName = spec_field(..., MODEL, "Name of the model.")
@@ -83,15 +101,15 @@ class ImportSpec(S3Fields):
     image_size: Side | None = spec_field(
         None, INPUT, "Side in pixels, for a file that leaves it open."
     )
-    mean: str = spec_field(
-        ...,
+    mean: str | None = spec_field(
+        None,
         INPUT,
         "What is subtracted from a pixel's value, from 0 to 255: one number, or one for each "
         "channel with commas, in the order of --colors. ImageNet: 123.675,116.28,103.53; for "
         "pixels from 0 to 1: 0.",
     )
-    std: str = spec_field(
-        ...,
+    std: str | None = spec_field(
+        None,
         INPUT,
         "What the difference is divided by, in the same form. ImageNet: 58.395,57.12,57.375; for "
         "pixels from 0 to 1: 255.",
@@ -137,11 +155,18 @@ class ImportSpec(S3Fields):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        if self.output is not None and self.alias is not None:
+            raise ValueError("alias is of a registered version; leave it or output out")
         if self.stretch and self.letterbox:
             raise ValueError("stretch and letterbox exclude each other; leave one of them out")
         if (self.stretch or self.letterbox) and self.resize is not None:
             which = "stretch" if self.stretch else "letterbox"
             raise ValueError(f"{which} has no resize of the shorter side; leave one of them out")
+        if self.is_folder:
+            self._require_folder_fields()
+            return self
+        if self.mean is None or self.std is None:
+            raise ValueError("a network does not say how pixels are scaled; name mean and std")
         is_detector = self.task == "detection"
         if is_detector and not (self.stretch or self.letterbox):
             raise ValueError("a detector takes the whole image; name stretch or letterbox")
@@ -149,6 +174,16 @@ class ImportSpec(S3Fields):
             raise ValueError("a detector needs a decoder; name nanodet, yolo or detr")
         if self.decoder is not None and not is_detector:
             raise ValueError("a decoder is of the task detection; name that task, or no decoder")
-        if self.output is not None and self.alias is not None:
-            raise ValueError("alias is of a registered version; leave it or output out")
         return self
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the file is a folder of this machine."""
+        return Path(self.file).is_dir()
+
+    def _require_folder_fields(self) -> None:
+        if self.task != "detection":
+            raise ValueError("a folder of transformers is of a detector; name task detection")
+        for name in _OF_FOLDER:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is in the files of the folder; leave it out")

@@ -221,7 +221,7 @@ class Import(FrozenModel):
         """The import for people, by name."""
         by = f", written by {escape_text(self.producer)}" if self.producer else ""
         return {
-            "imported from": f"an ONNX file of the SHA-256 {self.file_digest[:12]}{by}",
+            "imported from": f"a file of the SHA-256 {self.file_digest[:12]}{by}",
             "its outputs": f"{self.scores} and boxes, read by {self.decoder}"
             if self.decoder
             else self.scores,

@@ -27,7 +27,7 @@ _SIDE = 4.0  # of the smallest anchor of a place, in strides
 _SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 _RATIOS = (0.5, 1.0, 2.0)  # of height to width
 _SHAPES = [shape for scale in _SCALES for shape in shape_anchors(_SIDE * scale, _RATIOS)]
-_NARROWER = 4  # than the pyramid are the features of an anchor, by which its labels are scored
+_FEATURES = 64  # of an anchor, by which its labels are scored
 _PRIOR = -4.6  # logit of a label before training: 1 %, as most anchors have no object
 
 
@@ -82,13 +82,12 @@ class _Head(nn.Module):
     def __init__(self, width: int, num_labels: int) -> None:
         super().__init__()
         count = len(_SHAPES)
-        self._num_features = width // _NARROWER
         self.box_tower = convolutions(width, width, _DEPTH)
         self.label_tower = convolutions(width, width, _DEPTH)
         self.deltas = nn.Conv2d(width, count * 4, kernel_size=3, padding=1)
-        self.features = nn.Conv2d(width, count * self._num_features, kernel_size=3, padding=1)
+        self.features = nn.Conv2d(width, count * _FEATURES, kernel_size=3, padding=1)
         # The labels come last: the last layer of a network is what another set of labels replaces.
-        self.labels = nn.Linear(self._num_features, num_labels)
+        self.labels = nn.Linear(_FEATURES, num_labels)
         nn.init.normal_(self.deltas.weight, std=0.01)
         nn.init.zeros_(cast("Tensor", self.deltas.bias))
         nn.init.normal_(self.labels.weight, std=0.01)
@@ -97,5 +96,5 @@ class _Head(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map features (N, F, h, w) to differences (N, A, 4) and logits (N, A, num_labels)."""
         deltas = rows_of(self.deltas(self.box_tower(features)), 4)
-        of_anchors = rows_of(self.features(self.label_tower(features)), self._num_features)
+        of_anchors = rows_of(self.features(self.label_tower(features)), _FEATURES)
         return deltas, self.labels(of_anchors) + _PRIOR

@@ -1,0 +1,238 @@
+"""Reads a detector that Hugging Face's transformers has saved, and converts it to ONNX.
+
+The folder has `config.json`, `model.safetensors` and `preprocessor_config.json`. Labels, image
+contract and the number of queries are read from them; what has no exact counterpart is refused.
+Code of the folder never runs, and no pickle is loaded. The network is built and converted in a
+process with bounds; afterwards transformers is not needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eagleray.core.errors import InputError
+from eagleray.core.json_limits import JsonLimits, parse_json
+from eagleray.core.settings import Settings
+from eagleray.exports.process import Limits, run_bounded
+from eagleray.importing.spec import ImportSpec
+from eagleray.importing.transformers_worker import GRAPH_FILE, REQUEST_FILE
+
+__all__ = ["TransformersModel", "convert_folder", "read_folder"]
+
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+_ACTIVATIONS = {
+    "rt_detr": "sigmoid",
+    "rt_detr_v2": "sigmoid",
+    "d_fine": "sigmoid",
+    "detr": "softmax",
+}
+"""What makes probabilities of the logits, by the type of the model."""
+_PROCESSORS = ("RTDetrImageProcessor", "DetrImageProcessor", "DetrFeatureExtractor")
+_PROCESSOR_ENDS = ("", "Fast", "Pil")
+_RESAMPLERS = {
+    0: "pillow_nearest",
+    1: "pillow_lanczos",
+    2: "pillow_bilinear",
+    3: "pillow_bicubic",
+}
+_STEPS = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad"}
+_STEPS_OF_LABELS = {"do_convert_annotations", "do_reduce_labels"}
+_MAX_SIDE = 8192
+_MAX_CONFIG_BYTES = 16_000_000
+_JSON_LIMITS = JsonLimits(100_000, 200_000, 50_000, 50_000)
+_MAX_QUERIES = 1000
+
+
+@dataclass(frozen=True)
+class TransformersModel:
+    """A detector in a folder of transformers.
+
+    Attributes:
+        folder: The folder.
+        labels: Its labels, in the order of the outputs.
+        max_objects: Number of its queries, each of which finds at most one object of a label.
+        spec: The specification of the import, with what the folder says.
+    """
+
+    folder: Path
+    labels: tuple[str, ...]
+    max_objects: int
+    spec: ImportSpec
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        with (self.folder / WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_folder(spec: ImportSpec) -> TransformersModel:
+    """Read what a folder says of its network.
+
+    Raises:
+        InputError: If the folder is refused; the message says why.
+    """
+    folder = Path(spec.file)
+    _require_files(folder)
+    config, images = (_read(folder / name) for name in (CONFIG, PREPROCESSOR))
+    try:
+        kind = config.get("model_type")
+        if kind not in _ACTIVATIONS:
+            raise ValueError(f"{CONFIG} has the model_type {kind!r}, not {_listed(_ACTIVATIONS)}")
+        if "auto_map" in config or "auto_map" in images:
+            raise ValueError("it needs code of its own (auto_map), which is never run")
+        queries = _whole(config, "num_queries", _MAX_QUERIES)
+        if config.get("num_channels", 3) != 3:
+            raise ValueError(f"{CONFIG} has num_channels {config['num_channels']!r}, not 3")
+        labels = _labels(config)
+        fields = _input_fields(images)
+    except ValueError as error:
+        raise InputError(f"{folder} is refused: {error}.") from None
+    told = {**fields, "decoder": "detr", "scores": "logits", "activation": _ACTIVATIONS[kind]}
+    return TransformersModel(folder, labels, queries, spec.model_copy(update=told))
+
+
+def convert_folder(model: TransformersModel, settings: Settings) -> bytes:
+    """Convert a detector to ONNX, for one image at a time.
+
+    Raises:
+        InputError: If transformers is not installed, or the network cannot be built or converted.
+        JobFailedError: If the process crashes, or takes too much time or memory.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError(
+            f"{model.folder} needs transformers, which is not installed: "
+            "pip install eagleray[transformers]."
+        )
+    limits = Limits(model.spec.max_seconds, model.spec.max_memory_gb * 1e9)
+    log = settings.home_folder / "logs" / "import.log"
+    with tempfile.TemporaryDirectory(prefix="eagleray-import-") as name:
+        folder = Path(name)
+        side = model.spec.image_size
+        request = {"folder": str(model.folder.resolve()), "size": [side, side]}
+        (folder / REQUEST_FILE).write_text(json.dumps(request))
+        worker = "eagleray.importing.transformers_worker"
+        run_bounded("conversion", worker, [], folder, None, limits, log)
+        return (folder / GRAPH_FILE).read_bytes()
+
+
+def _require_files(folder: Path) -> None:
+    if (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file():
+        if not (folder / PREPROCESSOR).is_file():
+            raise InputError(
+                f"{folder} has no {PREPROCESSOR}, which says what the network does to images; save "
+                "its image processor there, too."
+            )
+        return
+    if any(folder.glob("pytorch_model*.bin")):
+        raise InputError(
+            f"{folder} has its weights in a pickle (pytorch_model.bin), which may be any program; "
+            f"save them as {WEIGHTS}."
+        )
+    raise InputError(
+        f"{folder} is no model of transformers: it needs {CONFIG}, {WEIGHTS} and {PREPROCESSOR}."
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"{_MAX_CONFIG_BYTES:,} bytes is the limit")
+        values = parse_json(file.read_bytes(), _JSON_LIMITS)
+        if not isinstance(values, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read {file}: {error}.") from None
+    return values
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the labels; one that stands for several outputs gets a number.
+
+    Raises:
+        ValueError: If there is not one for each output.
+    """
+    named = config.get("id2label")
+    if not isinstance(named, dict) or set(named) != {str(place) for place in range(len(named))}:
+        raise ValueError(f"id2label of {CONFIG} does not name the outputs from 0 on")
+    found: list[str] = []
+    seen: dict[str, int] = {}
+    for place in range(len(named)):
+        label = str(named[str(place)]).strip()
+        seen[label] = seen.get(label, 0) + 1
+        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return tuple(found)
+
+
+def _input_fields(images: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the specification that say what the network does to images.
+
+    Raises:
+        ValueError: If a step has no exact counterpart.
+    """
+    kind = images.get("image_processor_type", images.get("feature_extractor_type"))
+    if kind not in [name + end for name in _PROCESSORS for end in _PROCESSOR_ENDS]:
+        raise ValueError(f"{PREPROCESSOR} is of a {kind}, not of {_listed(_PROCESSORS)}")
+    others = {name for name, value in images.items() if name.startswith("do_") and value}
+    others -= _STEPS | _STEPS_OF_LABELS
+    if others:
+        raise ValueError(f"{PREPROCESSOR} has {', '.join(sorted(others))}, which is not known")
+    size = images.get("size")
+    if not images.get("do_resize", True) or not isinstance(size, dict):
+        raise ValueError(f"{PREPROCESSOR} does not resize images to one size")
+    if set(size) != {"height", "width"}:
+        raise ValueError(
+            f"{PREPROCESSOR} has the size {json.dumps(size)[:100]}, by which the sides depend on "
+            "the image, and a network of one size is taken; name height and width"
+        )
+    height, width = (_whole(size, name, _MAX_SIDE) for name in ("height", "width"))
+    if height != width:
+        raise ValueError(f"{PREPROCESSOR} has images of {height} x {width}, not square ones")
+    if images.get("pad_size") not in (None, size):
+        raise ValueError(f"{PREPROCESSOR} pads images after the resize (pad_size)")
+    resampler = _RESAMPLERS.get(images.get("resample", 2))
+    if resampler is None:
+        raise ValueError(f"{PREPROCESSOR} has the resample {images['resample']!r}, not 0 to 3")
+    mean, std = _normalisation(images)
+    return {
+        "stretch": True,
+        "image_size": height,
+        "resampler": resampler,
+        "mean": ",".join(map(repr, mean)),
+        "std": ",".join(map(repr, std)),
+    }
+
+
+def _normalisation(images: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Return what is subtracted from pixels from 0 to 255, and what they are divided by then."""
+    factor = images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 1.0
+    mean, std = [0.0] * 3, [1.0] * 3
+    if images.get("do_normalize", True):
+        mean, std = (images.get(name) for name in ("image_mean", "image_std"))  # type: ignore[assignment]
+    for values in ([factor] * 3, mean, std):
+        is_list = isinstance(values, list) and len(values) == 3
+        if not is_list or not all(isinstance(one, (int, float)) for one in values):
+            raise ValueError(f"{PREPROCESSOR} lacks a number for each of three channels")
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"{PREPROCESSOR} has the rescale_factor {factor!r}")
+    return [one / factor for one in mean], [one / factor for one in std]
+
+
+def _whole(values: Mapping[str, Any], name: str, largest: int) -> int:
+    number = values.get(name)
+    if not isinstance(number, int) or not 1 <= number <= largest:
+        raise ValueError(f"{name} is {number!r}, not a whole number from 1 to {largest:,}")
+    return number
+
+
+def _listed(names: Any) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
