@@ -62,7 +62,7 @@ format: setup  ## Format, and fix what can be fixed.
 	$(BIN)/ruff format .
 
 lock: setup  ## Resolve the newest versions into requirements.lock.
-	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra postgresql --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra transformers --extra postgresql --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --upgrade --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile tests/cluster/requirements.in --universal --python-version 3.11 \
@@ -70,7 +70,7 @@ lock: setup  ## Resolve the newest versions into requirements.lock.
 	  --upgrade --quiet --output-file tests/cluster/requirements.txt
 
 lock-cpu: setup  ## The same versions without CUDA, for the CPU image; needs PyTorch's own index.
-	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra postgresql --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra timm --extra transformers --extra postgresql --universal --python-version 3.11 \
 	  --constraint requirements.lock --torch-backend cpu \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --quiet --output-file requirements-cpu.lock
