@@ -229,7 +229,7 @@ def _task(spec: ImportSpec) -> Task:
     """
     labels = _labels(spec.labels)
     fields: dict[str, Any] = {"name": spec.task, **({"labels": labels} if labels else {})}
-    if spec.task in ("detection", "multilabel"):
+    if "thresholds" in task_class(spec.task).model_fields:
         fields["thresholds"] = (spec.threshold,) * len(labels)
     if spec.decoder is not None:
         overlap = spec.max_overlap

@@ -226,7 +226,7 @@ def _suppress(boxes: Tensor, scores: Tensor, max_objects: int, max_overlap: floa
 
     count = 2 * max_objects
     while True:
-        kept = nms(boxes[:count], scores[:count], max_overlap)
+        kept: Tensor = nms(boxes[:count], scores[:count], max_overlap)
         if len(kept) >= max_objects or count >= len(boxes):
             return kept[:max_objects]
         count *= 2
