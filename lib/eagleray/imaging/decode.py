@@ -394,8 +394,9 @@ def _crop(pixels: Pixels, contract: ImageContract) -> Pixels:
     if rows < height or columns < width:
         fill = contract.resize.fill if isinstance(contract.resize, Letterbox) else 0
         top, left = max(height - rows, 0) // 2, max(width - columns, 0) // 2
-        bottom, right = (max(height - rows, 0) + 1) // 2, (max(width - columns, 0) + 1) // 2
-        pixels = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), constant_values=fill)
+        padded = np.full((max(rows, height), max(columns, width), pixels.shape[2]), fill, np.uint8)
+        padded[top : top + rows, left : left + columns] = pixels
+        pixels = padded
         rows, columns = pixels.shape[:2]
     top, left = round((rows - height) / 2.0), round((columns - width) / 2.0)
     return np.ascontiguousarray(pixels[top : top + height, left : left + width])
