@@ -274,17 +274,11 @@ def make_task(spec: ImportSpec, labels: Sequence[str] | None = None, **others: A
     Raises:
         InputError: If the labels do not fit it.
     """
-<<<<<<< HEAD
     labels = _labels(spec.labels) if labels is None else labels
     fields: dict[str, Any] = {"name": spec.task, **others}
     if labels:
         fields["labels"] = tuple(labels)
-    if spec.task in ("detection", "multilabel"):
-=======
-    labels = _labels(spec.labels)
-    fields: dict[str, Any] = {"name": spec.task, **({"labels": labels} if labels else {})}
     if "thresholds" in task_class(spec.task).model_fields:
->>>>>>> tile
         fields["thresholds"] = (spec.threshold,) * len(labels)
     if spec.decoder is not None:
         overlap = spec.max_overlap
