@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from eagleray.cli.models import models_app
 from eagleray.compression.job import run_quantization
 from eagleray.compression.prepare import open_quantization
 from eagleray.compression.spec import QuantizeSpec
@@ -359,3 +362,19 @@ def test_too_few_images_are_refused(
         (tmp_path / f"{index}.png").write_bytes(content)
     with pytest.raises(InputError, match="6 training images can be decoded"):
         score(registry, parent.reference, data=str(tmp_path))
+
+
+def test_the_command_registers_a_version(
+    registry: Registry, parent: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EAGLERAY_HOME", str(registry.settings.home))
+    monkeypatch.setenv("COLUMNS", "300")
+    number = len(registry.versions("digits")) + 1
+    shown = CliRunner().invoke(models_app, ["outliers", parent.reference, "--alias", "watched"])
+    assert shown.exit_code == 0, shown.output
+    assert f"digits/{number} is registered as watched, with an outlier score: " in shown.output
+    assert f"{NUM_TRAIN} training images, levels of {NUM_VALIDATION}" in shown.output
+    printed = CliRunner().invoke(models_app, ["outliers", parent.reference, "--json"])
+    summary = json.loads(printed.stdout)
+    assert summary["model"] == f"digits/{number + 1}"
+    assert summary["parent_digest"] == parent.digest
