@@ -19,7 +19,7 @@ from eagleray.importing.spec import ImportSpec
 from eagleray.importing.transformers_folder import read_folder
 from eagleray.inference.predictor import Predictor
 from eagleray.tasks import Detection
-from eagleray.tasks.detection import ObjectsPrediction
+from eagleray.tasks.object_task import ObjectsPrediction
 
 pytestmark = pytest.mark.numerical
 
