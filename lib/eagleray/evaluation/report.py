@@ -104,9 +104,9 @@ def _mistakes_with_pictures(
     """Return mistakes with their pictures: of pixels one of the label and one of the prediction."""
     if not drawn:
         drawings = [Drawing(one.boxes) for one in mistakes]
-        return _with_pictures(
-            evaluation, mistakes, drawings if any(d.boxes for d in drawings) else ()
-        )
+        has_boxes = any(drawing.boxes for drawing in drawings)
+        shown = _with_pictures(evaluation, mistakes, drawings if has_boxes else ())
+        return [{**one, "truth": None} for one in shown]
     nothing = DrawnMistake(Drawing(), Drawing())
     both = [drawn.get(one.position, nothing) for one in mistakes]
     predicted = _with_pictures(evaluation, mistakes, [one.predicted for one in both])

@@ -214,12 +214,23 @@ def decode_sandboxed(
         tiling: How large images are divided into tiles; None for no tiles.
     """
     for index, source in enumerate(sources):
-        started = time.perf_counter()
-        image: DecodedImage | TiledImage | Outcome
-        try:
-            image = sandbox.decode(reader.read(source))
-            if tiling is not None:
-                image = tiled(image, sandbox.contract, tiling)
-        except BadImageError as error:
-            image = Outcome.from_error(error)
-        yield DecodedItem(index, image, 1000 * (time.perf_counter() - started))
+        # Not kept in a variable: its pixels would be there while the next one is decoded.
+        yield _decode_sandboxed(index, source, reader, sandbox, tiling)
+
+
+def _decode_sandboxed(
+    index: int,
+    source: ImageSource,
+    reader: ImageReader,
+    sandbox: DecodeSandbox,
+    tiling: Tiling | None,
+) -> DecodedItem:
+    started = time.perf_counter()
+    image: DecodedImage | TiledImage | Outcome
+    try:
+        image = sandbox.decode(reader.read(source))
+        if tiling is not None:
+            image = tiled(image, sandbox.contract, tiling)
+    except BadImageError as error:
+        image = Outcome.from_error(error)
+    return DecodedItem(index, image, 1000 * (time.perf_counter() - started))

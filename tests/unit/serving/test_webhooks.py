@@ -13,7 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from eagleray.cli.apps import apps_app
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.database.store import open_database
 from eagleray.serving.applications import Applications
@@ -276,3 +278,24 @@ def test_the_service_posts_for_the_application_of_a_request(
         )
 
     with_service(registry, test, private_networks=LOOPBACK)
+
+
+def test_the_command_prints_the_secret_and_refuses_half_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = registry_in(tmp_path).settings
+    monkeypatch.setattr("eagleray.cli.apps.read_settings", lambda: settings)
+    applications = Applications(open_database(settings), actor="me")
+    applications.create("shop")
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(apps_app, ["webhook", "shop", *words])
+
+    made = run("https://shop.example/", "--limit", "cell>3", "--json")
+    assert made.exit_code == 0, made.output
+    found = applications.get("shop").webhook
+    assert found is not None
+    assert json.loads(made.stdout) == {"application": "shop", "secret": found.secret}
+    assert "Name either a URL, or --remove." in run().output
+    assert run("--remove").exit_code == 0
+    assert applications.get("shop").webhook is None
