@@ -188,7 +188,9 @@ def test_a_package_is_written_and_read(package: ModelPackage, tmp_path: Path) ->
     np.testing.assert_array_equal(again.outliers.levels, package.outliers.levels)
     report = verify_package(str(tmp_path / "scored"))
     assert report.passed
-    assert "outlier statistics" in [check.name for check in report.checks]
+    details = {check.name: check.detail for check in report.checks}
+    assert details["outlier statistics"] == "ok"
+    assert details["golden images"] == "4, described for this task"
 
 
 def test_a_package_without_statistics_keeps_its_digest(folder: Path) -> None:
