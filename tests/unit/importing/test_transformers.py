@@ -105,6 +105,7 @@ def random_detector(kind: str) -> Any:
         config_of, model_of = {
             "rt_detr": (transformers.RTDetrConfig, transformers.RTDetrForObjectDetection),
             "rt_detr_v2": (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection),
+            "d_fine": (transformers.DFineConfig, transformers.DFineForObjectDetection),
         }[kind]
         config = config_of(
             backbone_config=backbone,
@@ -173,7 +174,7 @@ def as_eagleray(prediction: ObjectsPrediction) -> list[list[float]]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["rt_detr", "rt_detr_v2", "detr"])
+@pytest.mark.parametrize("kind", ["rt_detr", "rt_detr_v2", "d_fine", "detr"])
 def test_the_objects_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     model = save_detector(folder, kind)
