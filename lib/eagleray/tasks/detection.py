@@ -96,7 +96,7 @@ class Detection(Task):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ("map", "map_50")
-    losses: ClassVar[tuple[str, ...]] = ("quality_focal",)
+    losses: ClassVar[tuple[str, ...]] = ("dense", "quality_focal")
     fitted: ClassVar[frozenset[str]] = frozenset({"thresholds"})
     has_many_labels: ClassVar[bool] = True
     label_kind: ClassVar[Literal["text", "objects"]] = "objects"
@@ -187,10 +187,11 @@ class Detection(Task):
     # --- training ---
 
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
-        """Return the quality focal loss of labels and the generalised IoU loss of boxes."""
+        """Return the loss of what the network returns, or the quality focal loss if named."""
         from eagleray.tasks.detection_loss import detection_losses
+        from eagleray.tasks.quality_loss import quality_focal_losses
 
-        return detection_losses
+        return quality_focal_losses if options.name == "quality_focal" else detection_losses
 
     def uninformed_outputs(self, num_images: int) -> Tensor | None:
         """Return nothing: where a detector finds nothing depends on its points."""
