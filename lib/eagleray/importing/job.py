@@ -116,12 +116,14 @@ class _Source:
         content: The ONNX file.
         task: The task.
         digest: SHA-256 of the file that was named, or of a folder's weights.
+        producer: The program that wrote a folder; empty for a file, which says it itself.
     """
 
     spec: ImportSpec
     content: bytes
     task: Task
     digest: str
+    producer: str = ""
 
 
 def _open(spec: ImportSpec, settings: Settings) -> _Source:
@@ -132,7 +134,8 @@ def _open(spec: ImportSpec, settings: Settings) -> _Source:
         return _Source(spec, content, task, hashlib.sha256(content).hexdigest())
     found = read_folder(spec)
     task = make_task(found.spec, found.labels, max_objects=found.max_objects)
-    return _Source(found.spec, convert_folder(found, settings), task, found.digest)
+    graph = convert_folder(found, settings)
+    return _Source(found.spec, graph, task, found.digest, found.producer)
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,7 @@ def _manifest(
 ) -> ModelManifest:
     """Return the manifest of the package, without its files."""
     spec, task = source.spec, source.task
+    of_file = " ".join(filter(None, (model.producer_name, model.producer_version)))
     return ModelManifest(
         name=spec.name,
         task=task,
@@ -244,7 +248,7 @@ def _manifest(
             file_digest=source.digest,
             scores=scores,
             decoder=spec.decoder or "",
-            producer=" ".join(filter(None, (model.producer_name, model.producer_version)))[:100],
+            producer=(source.producer or of_file)[:100],
             num_parameters=sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer),
         ),
         files={GRAPH_FILE: hashlib.sha256(source.content).hexdigest()},

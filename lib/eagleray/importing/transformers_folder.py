@@ -59,12 +59,14 @@ class TransformersModel:
         folder: The folder.
         labels: Its labels, in the order of the outputs.
         max_objects: Number of its queries, each of which finds at most one object of a label.
+        producer: The program that wrote the folder, as it says.
         spec: The specification of the import, with what the folder says.
     """
 
     folder: Path
     labels: tuple[str, ...]
     max_objects: int
+    producer: str
     spec: ImportSpec
 
     @property
@@ -97,7 +99,8 @@ def read_folder(spec: ImportSpec) -> TransformersModel:
     except ValueError as error:
         raise InputError(f"{folder} is refused: {error}.") from None
     told = {**fields, "decoder": "detr", "scores": "logits", "activation": _ACTIVATIONS[kind]}
-    return TransformersModel(folder, labels, queries, spec.model_copy(update=told))
+    producer = f"transformers {config.get('transformers_version', '')}".strip()[:100]
+    return TransformersModel(folder, labels, queries, producer, spec.model_copy(update=told))
 
 
 def convert_folder(model: TransformersModel, settings: Settings) -> bytes:

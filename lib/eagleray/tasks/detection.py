@@ -43,7 +43,7 @@ class Detection(ObjectTask):
         max_overlap: Largest intersection over union of two objects of one label.
     """
 
-    losses: ClassVar[tuple[str, ...]] = ("quality_focal",)
+    losses: ClassVar[tuple[str, ...]] = ("dense", "quality_focal")
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
     exported_names: ClassVar[tuple[str, ...]] = ("boxes", "scores")
     default_architecture: ClassVar[str] = "detector/resnet18"
@@ -85,10 +85,11 @@ class Detection(ObjectTask):
     # --- training ---
 
     def image_losses(self, options: LossOptions, texts: Sequence[str]) -> ImageLosses:
-        """Return the quality focal loss of labels and the generalised IoU loss of boxes."""
+        """Return the loss of what the network returns, or the quality focal loss if named."""
         from eagleray.tasks.detection_loss import detection_losses
+        from eagleray.tasks.quality_loss import quality_focal_losses
 
-        return detection_losses
+        return quality_focal_losses if options.name == "quality_focal" else detection_losses
 
     def uninformed_outputs(self, num_images: int) -> Tensor | None:
         """Return nothing: where a detector finds nothing depends on its points."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
+from eagleray.core.errors import InputError
 from eagleray.tasks.detection_assignment import assign_points, in_crowd, objects_of, pick
 
 __all__ = ["quality_focal_losses"]
@@ -33,7 +34,15 @@ def quality_focal_losses(outputs: Mapping[str, Tensor], targets: Tensor) -> Tens
 
     Returns:
         float32 tensor (N,).
+
+    Raises:
+        InputError: If the network returns no points.
     """
+    if "points" not in outputs:
+        raise InputError(
+            "The loss quality_focal is of networks that return `points`, and this one returns "
+            f"{', '.join(sorted(outputs))}; leave --loss out."
+        )
     boxes, logits = outputs["boxes"], outputs["logits"]
     points = outputs["points"][0]
     objects = objects_of(targets)

@@ -324,3 +324,11 @@ def test_an_open_size_is_named(settings: Settings) -> None:
         imported(color_network(extra=add), settings)
     package = imported(color_network(extra=add), settings, image_size=16)
     assert package.contract.size == (16, 16)
+
+
+@pytest.mark.parametrize("missing", ["mean", "std"])
+def test_a_file_needs_the_scale_of_its_pixels(missing: str) -> None:
+    known = {"file": "x.onnx", "name": "colors", "labels": LABELS, "mean": "0", "std": "255"}
+    del known[missing]
+    with pytest.raises(ValueError, match="does not say how pixels are scaled; name mean and std"):
+        ImportSpec.model_validate(known)

@@ -105,6 +105,7 @@ def random_detector(kind: str) -> Any:
         config_of, model_of = {
             "rt_detr": (transformers.RTDetrConfig, transformers.RTDetrForObjectDetection),
             "rt_detr_v2": (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection),
+            "d_fine": (transformers.DFineConfig, transformers.DFineForObjectDetection),
         }[kind]
         config = config_of(
             backbone_config=backbone,
@@ -173,15 +174,16 @@ def as_eagleray(prediction: ObjectsPrediction) -> list[list[float]]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["rt_detr", "rt_detr_v2", "detr"])
+@pytest.mark.parametrize("kind", ["rt_detr", "rt_detr_v2", "d_fine", "detr"])
 def test_the_objects_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     model = save_detector(folder, kind)
-    threshold = 0.5
-    package = import_network(spec_of(folder, threshold=threshold), Settings(home=tmp_path / "home"))
+    package = import_network(spec_of(folder), Settings(home=tmp_path / "home"))
     assert isinstance(package.task, Detection)
     assert package.task.labels == ("cat", "dog", "cow")
     assert (package.task.max_objects, package.task.max_overlap) == (12, 1)
+    assert package.manifest.imported is not None
+    assert package.manifest.imported.producer.startswith("transformers ")
     assert package.contract.size == (SIDE, SIDE)
     assert package.contract.mean == pytest.approx(PREPROCESSOR["image_mean"])
     assert package.contract.std == pytest.approx(PREPROCESSOR["image_std"])
@@ -194,7 +196,7 @@ def test_the_objects_are_those_of_transformers(kind: str, tmp_path: Path) -> Non
         (outcome,) = predictor.predict([content.getvalue()])
         assert isinstance(outcome.prediction, ObjectsPrediction)
         found = as_eagleray(outcome.prediction)
-        wanted = as_transformers(kind, model, pixels, threshold)
+        wanted = as_transformers(kind, model, pixels, package.task.thresholds[0])
         clipped = [[*row[:2], *np.clip(row[2:], 0, SIDE).tolist()] for row in wanted]
         assert len(found) == len(clipped)
         for one, other in zip(found, clipped, strict=True):

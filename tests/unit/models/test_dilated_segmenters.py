@@ -12,6 +12,7 @@ from eagleray.models.building import build, check_fits, find_head, replace_head
 from eagleray.models.dilated_segmenters import LRASPP
 from eagleray.models.feature_maps import extract_feature_maps, feature_levels
 from eagleray.tasks import Semantic
+from eagleray.tasks.base import LossOptions
 
 pytestmark = pytest.mark.numerical
 
@@ -103,3 +104,30 @@ def test_one_layer_on_both_maps_is_the_sum_of_two() -> None:
         second = torch.nn.functional.conv2d(of_high, weight[:, width:])
         expected = torch.nn.functional.interpolate(first + second, (32, 32), mode="bilinear")
         torch.testing.assert_close(module(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["deeplabv3", "lraspp"])
+def test_a_network_learns_what_four_images_show(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EAGLERAY_EXTENSIONS", "tests.support.detection")
+    module = network(f"{prefix}/tests.support.detection:TinyMaps").train()
+    images, targets = 0.3 * torch.rand(4, 3, 64, 64), torch.zeros(4, 64, 64, dtype=torch.uint8)
+    for place in range(4):
+        rows, columns = slice(8 * place, 8 * place + 24), slice(30 - 4 * place, 54 - 4 * place)
+        label = 1 + place % 2
+        images[place, label, rows, columns] = 1
+        targets[place, rows, columns] = label
+    optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
+    losses = TASK.image_losses(LossOptions(), ())
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = losses(module(images), targets).mean()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    with torch.no_grad():
+        found = module.eval()(images).argmax(dim=1)
+    for label in range(3):
+        both = (found == label) & (targets == label)
+        either = (found == label) | (targets == label)
+        assert both.sum() / either.sum() > 0.8

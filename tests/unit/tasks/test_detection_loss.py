@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
+from eagleray.core.errors import InputError
+from eagleray.tasks import Detection
+from eagleray.tasks.base import LossOptions
 from eagleray.tasks.detection_assignment import assign_points
 from eagleray.tasks.detection_loss import detection_losses
 from eagleray.tasks.objects import CROWD, OBJECT
@@ -105,3 +109,17 @@ def test_the_losses_of_images_do_not_depend_on_each_other() -> None:
     for place, targets in enumerate((objects(SMALL, LARGE), objects(SMALL))):
         (alone,) = detection_losses(outputs(boxes[place], logits[place]), targets)
         torch.testing.assert_close(both[place], alone)
+
+
+def test_a_named_loss_is_taken_whatever_else_the_network_returns() -> None:
+    task = Detection(labels=("a", "b"))
+    boxes = torch.tensor([[20.0, 20, 60, 60]]).repeat(len(POINTS), 1)
+    found = outputs(boxes, torch.randn(len(POINTS), 2, generator=torch.Generator().manual_seed(0)))
+    plain = detection_losses(found, objects(SMALL))
+    of_fcos = {**found, "centreness": found["logits"][..., 0], "label_logits": found["logits"]}
+    assert detection_losses(of_fcos, objects(SMALL)) != plain
+    named = task.image_losses(LossOptions(name="quality_focal"), ())
+    assert named(of_fcos, objects(SMALL)) == plain
+    del found["points"]
+    with pytest.raises(InputError, match="quality_focal is of networks that return `points`"):
+        named(found, objects(SMALL))
