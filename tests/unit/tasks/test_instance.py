@@ -324,3 +324,18 @@ def test_the_frame_of_no_resize_changes_nothing() -> None:
     assert isinstance(found, ObjectsPrediction)
     numbers = numbers_of([one.mask.counts for one in found.objects if one.mask], 96, 96)
     assert ((numbers > 0) == (maps()[1].numpy() > 0)).all()
+
+
+def test_an_image_whose_truth_is_empty_has_false_positives_only() -> None:
+    nothing = Annotation(width=SIZE[1], height=SIZE[0]).to_text()
+    observed = torch.from_numpy(
+        np.stack([TASK.observe(predict(outputs()), text) for text in (nothing, TEXT)])
+    )
+    targets = TASK.stack_targets([TASK.encode(text) for text in (nothing, TEXT)])
+    metrics = TASK.measure(observed, targets)
+    assert metrics["map_50"] < 1  # the objects of the first image are ranked among the others
+    assert metrics["count_error"] == pytest.approx(3 / 4)
+    (worst,) = TASK.worst_mistakes(observed, targets, 5)
+    assert (worst.position, worst.given, worst.predicted) == (0, "no objects", "2 cat, 1 dog")
+    section = TASK.section(observed, targets, metrics)
+    assert section.tables[0].rows[0][:2] == ("cat", 2)
