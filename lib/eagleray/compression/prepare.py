@@ -16,7 +16,7 @@ from eagleray.data.split import SPLIT_NAMES
 from eagleray.data.split_file import read_named_split
 from eagleray.inference.choice import require_engine
 from eagleray.io import storage
-from eagleray.models.graph import require_graph_outputs
+from eagleray.models.graph_export import require_graph_outputs
 from eagleray.models.package import ModelPackage
 from eagleray.registry.lineage import SPLIT_ARTIFACT
 from eagleray.registry.references import require_version

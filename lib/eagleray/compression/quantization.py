@@ -24,7 +24,7 @@ from eagleray.compression.layers import quantized_layers, restore_layers
 from eagleray.compression.nncf_backend import GraphRunner, import_nncf
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError
-from eagleray.models.graph import export_graph
+from eagleray.models.graph_export import export_graph
 from eagleray.models.package import ModelPackage
 from eagleray.tasks import NetworkOutput, Task
 

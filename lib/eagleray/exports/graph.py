@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eagleray.core.errors import InputError
 from eagleray.exports.base import IMAGES, output_names
-from eagleray.models.graph import export_graph
+from eagleray.models.graph_export import export_graph
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
 from eagleray.tasks import NetworkOutput, Task

@@ -30,7 +30,7 @@ from eagleray.exports.process import CONVERT, RUN, Limits, run_step
 from eagleray.exports.spec import ExportSpec
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
-from eagleray.models.graph import require_graph_outputs
+from eagleray.models.graph_export import require_graph_outputs
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.references import LoadedModel
 from eagleray.registry.registry import Registry

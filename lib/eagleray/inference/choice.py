@@ -32,7 +32,7 @@ from eagleray.inference.engine import ENGINES, Engine, Run, UnsupportedNetworkEr
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan, has_bfloat16, machine_fingerprint
 from eagleray.io.lock import lock_if_writable
-from eagleray.models.graph import zero_inputs
+from eagleray.models.graph_export import zero_inputs
 from eagleray.models.package import ModelManifest, ModelPackage
 
 __all__ = [

@@ -31,7 +31,7 @@ from eagleray.core.errors import InputError, PackageError
 from eagleray.core.system import num_usable_cores
 from eagleray.inference.engine import ENGINES, Run, UnsupportedNetworkError, make_network
 from eagleray.inference.plan import ExecutionPlan
-from eagleray.models.graph import zero_inputs
+from eagleray.models.graph_export import zero_inputs
 from eagleray.models.network import graph_network
 from eagleray.models.package import OUTLIERS_FILE, WEIGHTS_FILE, ModelPackage
 

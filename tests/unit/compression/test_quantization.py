@@ -12,7 +12,7 @@ from eagleray.compression.calibration import SampleImages, decode_sample, strati
 from eagleray.compression.layers import quantized_layers, restore_layers
 from eagleray.compression.nncf_backend import GraphRunner
 from eagleray.compression.quantization import QuantizedGraph, quantize_graph
-from eagleray.models.graph import export_graph
+from eagleray.models.graph_export import export_graph
 from eagleray.models.package import ModelPackage
 from tests.support.quantized import SilentReporter, digit_split, digits_package
 

@@ -10,7 +10,7 @@ import torch
 
 from eagleray.exports.graph import ExportedNetwork, export_program, onnx_graph
 from eagleray.inference.openvino import import_openvino
-from eagleray.models.graph import export_graph
+from eagleray.models.graph_export import export_graph
 from eagleray.models.manifest import Quantization
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import GRAPH_FILE, ModelPackage

@@ -16,7 +16,7 @@ from eagleray.inference.verification import verify_package
 from eagleray.models.architectures import Architecture, default_contract
 from eagleray.models.building import build
 from eagleray.models.features import features_of
-from eagleray.models.graph import export_graph
+from eagleray.models.graph_export import export_graph
 from eagleray.models.manifest import Quantization
 from eagleray.models.package import ModelPackage, create_package, read_package, write_package
 from eagleray.models.quantized import create_quantized_package

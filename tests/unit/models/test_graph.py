@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from eagleray.compression.nncf_backend import GraphRunner
 from eagleray.core.errors import PackageError
 from eagleray.inference.predictor import Predictor
-from eagleray.models.graph import check_graph, export_graph
+from eagleray.models.graph import check_graph
+from eagleray.models.graph_export import export_graph
 from tests.support.models import small_package
 
 

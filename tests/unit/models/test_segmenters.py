@@ -15,7 +15,7 @@ from eagleray.inference.eager import fuse_and_cast
 from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import Architecture, default_contract
 from eagleray.models.building import build, check_fits, find_head, load_backbone, replace_head
-from eagleray.models.graph import require_graph_outputs
+from eagleray.models.graph_export import require_graph_outputs
 from eagleray.models.package import Lineage, create_package
 from eagleray.models.segmenters import FullyConvolutional
 from eagleray.tasks import Detection, Multiclass, Semantic

@@ -14,7 +14,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.inference.predictor import Predictor
-from eagleray.models.graph import require_graph_outputs
+from eagleray.models.graph_export import require_graph_outputs
 from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.distributed import DistributedContext, join_padded, single_process
 from eagleray.training.packaging import finish_model

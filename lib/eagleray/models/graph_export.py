@@ -1,0 +1,123 @@
+"""Exports the network of a package as an ONNX graph.
+
+content = export_graph(package)         # bytes of an ONNX file, which `check_graph` accepts
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from eagleray.core.errors import InputError
+from eagleray.models.attributes import num_features
+from eagleray.models.graph import ATTRIBUTES_INPUT, IMAGES_INPUT
+from eagleray.models.package import ModelPackage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["export_graph", "require_graph_outputs", "zero_inputs"]
+
+# From 21 on ONNX Runtime gives the quantizers that it moves a type, contradicts it where it turns
+# int8 into uint8, and refuses the graph that it has made.
+_OPSET = 20
+
+
+def export_graph(package: ModelPackage, *, with_outlier_score: bool = False) -> bytes:
+    """Export a package's float network as ONNX, with batches of any size.
+
+    Args:
+        package: The model package.
+        with_outlier_score: Whether an outlier score stays behind the logits, if there is one.
+
+    Raises:
+        InputError: If the network cannot be exported.
+        PackageError: If the weights do not fit the network.
+    """
+    import torch
+
+    from eagleray.models.network import ImageNetwork, graph_network
+
+    module = package.build_network() if with_outlier_score else package.build_module()
+    module.register_forward_pre_hook(_make_contiguous)
+    network = graph_network(
+        ImageNetwork(module, package.contract), tuple(package.task.network_outputs)
+    ).eval()
+    inputs = zero_inputs(package, 2)
+    names = [IMAGES_INPUT, ATTRIBUTES_INPUT][: len(inputs)]
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network,
+                inputs,
+                dynamo=True,
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                input_names=names,
+                output_names=list(package.task.network_outputs),
+                opset_version=_OPSET,
+                verbose=False,
+            )
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"{package.manifest.architecture.name} cannot be exported as a graph ({text})."
+        ) from error
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def require_graph_outputs(package: ModelPackage) -> None:
+    """Refuse a float network with outputs of pixels, or several that its task does not name.
+
+    Raises:
+        InputError: If it has; the message names them.
+        PackageError: If the weights do not fit the network.
+    """
+    import torch
+
+    from eagleray.models.network import ImageNetwork
+
+    package.require_pytorch()
+    if any(len(shape) == 3 for shape in package.task.network_outputs.values()):
+        raise _has_pixels(package)
+    if package.task.output_names:
+        return
+    network = ImageNetwork(package.build_module(), package.contract).eval()
+    with torch.inference_mode():
+        outputs = network(*zero_inputs(package, 1))
+    if not isinstance(outputs, torch.Tensor):
+        raise InputError(
+            f"Model {package.manifest.name!r} has several outputs ({', '.join(outputs)}), and "
+            "exports and quantized models have one; serve it as it is by `eagleray serve`."
+        )
+    if outputs.ndim != 2:
+        raise _has_pixels(package)
+
+
+def _has_pixels(package: ModelPackage) -> InputError:
+    return InputError(
+        f"Model {package.manifest.name!r} has outputs for every pixel, and exports and "
+        "quantized models have one row for each image; serve it as it is by `eagleray serve`."
+    )
+
+
+def zero_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:
+    """Return the inputs of a forward pass, all zeros: images, and attributes if there are any."""
+    import torch
+
+    images = torch.zeros((batch_size, *package.contract.shape), dtype=torch.uint8)
+    if not package.attributes:
+        return (images,)
+    return images, torch.zeros(batch_size, num_features(package.attributes))
+
+
+def _make_contiguous(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Put images into NCHW order in memory, which a graph does not have.
+
+    Otherwise PyTorch traces a global average pool as a gather of strided elements.
+    """
+    images, *others = inputs
+    return images.contiguous(), *others
