@@ -18,7 +18,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.core.validation import first_validation_error
 from eagleray.importing.graft import NetworkInput
-from eagleray.importing.job import activation_of, make_contract, make_task, read_golden
+from eagleray.importing.options import activation_of, make_contract, make_task, read_golden
 from eagleray.importing.spec import ImportSpec
 from eagleray.models.architectures import Architecture
 from eagleray.models.golden import golden_files
