@@ -193,15 +193,9 @@ def _finish(
 
 
 def _lineage(job: QuantizeJob, tracked: TrackedRun) -> Lineage:
+    note = f"quantized from {job.parent.reference}"
     origin = job.package.manifest.lineage
-    return Lineage.now(
-        data_digest=origin.data_digest,
-        split_digest=origin.split_digest,
-        test_digest=origin.test_digest,
-        run=tracked.run_id,
-        parent=job.package.digest,
-        note=f"quantized from {job.parent.reference}",
-    )
+    return origin.of_child(parent=job.package.digest, run=tracked.run_id, note=note)
 
 
 def _package(

@@ -164,6 +164,23 @@ class Lineage(FrozenModel):
             note=note,
         )
 
+    def of_child(self, *, parent: str, run: str | None, note: str) -> Lineage:
+        """Return the lineage of a model that is made now of this one, and not trained again.
+
+        Args:
+            parent: Package digest of this model.
+            run: ID of the MLflow run that makes it.
+            note: A note for people.
+        """
+        return Lineage.now(
+            data_digest=self.data_digest,
+            split_digest=self.split_digest,
+            test_digest=self.test_digest,
+            run=run,
+            parent=parent,
+            note=note,
+        )
+
 
 class Quantization(FrozenModel):
     """How a float network was made into a graph of integers.

@@ -189,15 +189,9 @@ def with_outliers(
 
 
 def _lineage(job: OutliersJob, tracked: TrackedRun) -> Lineage:
+    note = f"{job.parent.reference} with an outlier score"
     origin = job.package.manifest.lineage
-    return Lineage.now(
-        data_digest=origin.data_digest,
-        split_digest=origin.split_digest,
-        test_digest=origin.test_digest,
-        run=tracked.run_id,
-        parent=job.package.digest,
-        note=f"{job.parent.reference} with an outlier score",
-    )
+    return origin.of_child(parent=job.package.digest, run=tracked.run_id, note=note)
 
 
 def _log(job: OutliersJob, fitted: FittedStatistics, tracked: TrackedRun) -> None:
