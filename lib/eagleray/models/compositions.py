@@ -9,6 +9,7 @@ register_composition(Composition("detector", build, contract="letterbox", size=4
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,77 +71,43 @@ def backbone_of(name: str) -> str | None:
     return name.partition("/")[2] if find_composition(name) is not None else None
 
 
-def _build_detector(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.detector import Detector
-    from eagleray.models.feature_maps import build_on_last_maps
+def _on_maps(module: str, network: str, count: int | None = None) -> Callable[..., nn.Module]:
+    """Return what builds a class of networks on so many of the deepest maps; None for all of them.
 
-    return build_on_last_maps(Detector, 3, *architectures, initialize=initialize)
+    The class is imported when it is needed: PyTorch takes seconds.
+    """
 
+    def build(*architectures: Any, initialize: bool) -> nn.Module:
+        from eagleray.models.feature_maps import build_on_maps
 
-def _build_fcos(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.fcos import FCOS
-    from eagleray.models.feature_maps import build_on_last_maps
+        kind = getattr(importlib.import_module(f"eagleray.models.{module}"), network)
+        made: nn.Module = build_on_maps(kind, *architectures, count=count, initialize=initialize)
+        return made
 
-    return build_on_last_maps(FCOS, 3, *architectures, initialize=initialize)
-
-
-def _build_retinanet(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.feature_maps import build_on_last_maps
-    from eagleray.models.retinanet import RetinaNet
-
-    return build_on_last_maps(RetinaNet, 3, *architectures, initialize=initialize)
+    return build
 
 
-def _build_ssdlite(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.feature_maps import build_on_last_maps
-    from eagleray.models.ssdlite import SSDLite
+def _built_by(module: str, function: str, **options: int) -> Callable[..., nn.Module]:
+    """Return what builds a network by a function of its own, imported when it is needed."""
 
-    return build_on_last_maps(SSDLite, 2, *architectures, initialize=initialize)
+    def build(*architectures: Any, initialize: bool) -> nn.Module:
+        own = getattr(importlib.import_module(f"eagleray.models.{module}"), function)
+        network: nn.Module = own(*architectures, initialize=initialize, **options)
+        return network
 
-
-def _build_unet(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.segmenters import build_unet
-
-    return build_unet(*architectures, initialize=initialize)
-
-
-def _build_deeplabv3(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.dilated_segmenters import build_deeplabv3
-
-    return build_deeplabv3(*architectures, initialize=initialize)
-
-
-def _build_lraspp(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.dilated_segmenters import build_lraspp
-
-    return build_lraspp(*architectures, initialize=initialize)
-
-
-def _build_panoptic(*architectures: Any, initialize: bool) -> nn.Module:
-    from eagleray.models.panoptic_deeplab import build_panoptic_deeplab
-
-    return build_panoptic_deeplab(*architectures, initialize=initialize)
-
-
-def _fcn(stride: int) -> Callable[..., nn.Module]:
-    def build_network(*architectures: Any, initialize: bool) -> nn.Module:
-        from eagleray.models.segmenters import build_fcn
-
-        return build_fcn(*architectures, stride=stride, initialize=initialize)
-
-    return build_network
+    return build
 
 
 for _prefix, _build, _size in (
-    ("detector", _build_detector, 416),
-    ("fcos", _build_fcos, 416),
-    ("retinanet", _build_retinanet, 416),
-    ("ssdlite", _build_ssdlite, 320),
-    ("unet", _build_unet, 256),
-    ("panoptic", _build_panoptic, 256),
-    ("deeplabv3", _build_deeplabv3, 256),
-    ("lraspp", _build_lraspp, 256),
-    ("fcn8s", _fcn(8), 256),
-    ("fcn32s", _fcn(32), 256),
+    ("detector", _on_maps("detector", "Detector", 3), 416),
+    ("fcos", _on_maps("fcos", "FCOS", 3), 416),
+    ("retinanet", _on_maps("retinanet", "RetinaNet", 3), 416),
+    ("ssdlite", _on_maps("ssdlite", "SSDLite", 2), 320),
+    ("unet", _on_maps("segmenters", "UNet"), 256),
+    ("panoptic", _on_maps("panoptic_deeplab", "PanopticDeepLab"), 256),
+    ("deeplabv3", _built_by("dilated_segmenters", "build_deeplabv3"), 256),
+    ("lraspp", _built_by("dilated_segmenters", "build_lraspp"), 256),
+    ("fcn8s", _built_by("segmenters", "build_fcn", stride=8), 256),
+    ("fcn32s", _built_by("segmenters", "build_fcn", stride=32), 256),
 ):
     register_composition(Composition(_prefix, _build, contract="letterbox", size=_size))

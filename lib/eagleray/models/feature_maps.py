@@ -22,7 +22,7 @@ from eagleray.models.dilation import dilate
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FeatureLevel", "build_on_last_maps", "extract_feature_maps", "feature_levels"]
+__all__ = ["FeatureLevel", "build_on_maps", "extract_feature_maps", "feature_levels"]
 
 Network = TypeVar("Network", bound="nn.Module")
 
@@ -131,26 +131,26 @@ def extract_feature_maps(
         ) from error
 
 
-def build_on_last_maps(
+def build_on_maps(
     network: Callable[[nn.Module, Sequence[FeatureLevel], int], Network],
-    count: int,
     architecture: Architecture,
     backbone: Architecture,
     *,
+    count: int | None = None,
     initialize: bool,
 ) -> Network:
     """Build a network on the deepest feature maps of a classifier, with random weights.
 
     Args:
         network: Makes the network of a backbone, its feature maps and the number of labels.
-        count: Number of feature maps.
         architecture: The network; it has an output for each label.
         backbone: The classifier.
+        count: Number of feature maps; None for all of them.
         initialize: False skips slow initialisers of the backbone.
 
     Raises:
         InputError: If the classifier cannot be a backbone.
     """
-    levels = feature_levels(backbone)[-count:]
+    levels = feature_levels(backbone)[-(count or 0) :]
     features = extract_feature_maps(backbone, levels, initialize=initialize)
     return network(features, levels, architecture.num_outputs)

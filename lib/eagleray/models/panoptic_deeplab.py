@@ -13,12 +13,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from eagleray.models.architectures import Architecture
-from eagleray.models.feature_maps import FeatureLevel, extract_feature_maps, feature_levels
+from eagleray.models.feature_maps import FeatureLevel
 from eagleray.models.layers import convolutions
 from eagleray.models.segmenters import DECODED_WIDTH, UNetDecoder, make_label_layer
 
-__all__ = ["PanopticDeepLab", "build_panoptic_deeplab"]
+__all__ = ["PanopticDeepLab"]
 
 _DEPTH = 2  # convolutions before each head
 
@@ -59,21 +58,3 @@ class PanopticDeepLab(UNetDecoder):
             "centers": self.centers(placed),
             "offsets": self.offsets(placed),
         }
-
-
-def build_panoptic_deeplab(
-    architecture: Architecture, backbone: Architecture, *, initialize: bool
-) -> PanopticDeepLab:
-    """Build a Panoptic-DeepLab with random weights.
-
-    Args:
-        architecture: The network; it has an output for each label.
-        backbone: The classifier whose feature maps it uses, all of them.
-        initialize: False skips slow initialisers of the backbone.
-
-    Raises:
-        InputError: If the classifier cannot be a backbone.
-    """
-    levels = feature_levels(backbone)
-    features = extract_feature_maps(backbone, levels, initialize=initialize)
-    return PanopticDeepLab(features, levels, architecture.num_outputs)

@@ -31,7 +31,6 @@ __all__ = [
     "UNet",
     "UNetDecoder",
     "build_fcn",
-    "build_unet",
     "make_label_layer",
 ]
 
@@ -170,22 +169,6 @@ def _enlarging_layer(channels: int, factor: int) -> nn.ConvTranspose2d:
     with torch.no_grad():
         layer.weight.copy_((ramp[:, None] * ramp[None, :]).expand_as(layer.weight))
     return layer
-
-
-def build_unet(architecture: Architecture, backbone: Architecture, *, initialize: bool) -> UNet:
-    """Build a U-Net with random weights.
-
-    Args:
-        architecture: The network; it has an output for each label.
-        backbone: The classifier whose feature maps it uses, all of them.
-        initialize: False skips slow initialisers of the backbone.
-
-    Raises:
-        InputError: If the classifier cannot be a backbone.
-    """
-    levels = feature_levels(backbone)
-    features = extract_feature_maps(backbone, levels, initialize=initialize)
-    return UNet(features, levels, architecture.num_outputs)
 
 
 def build_fcn(
