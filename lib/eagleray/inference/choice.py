@@ -211,16 +211,22 @@ def choose(
     with lock_if_writable(file.with_suffix(".lock")):
         speeds = _read(file)
         if not speeds.images_per_second and 0 < request.expected_images < _MIN_IMAGES:
-            plan = _planned(plan, candidates[0], "too few images to measure others")
-            return Choice(candidates[0].engine, plan, final=False)
+            return _unmeasured(plan, candidates[0])
         for group in _groups(candidates):
             missing = [one for one in group if one.name not in speeds.images_per_second]
             if missing and _pays(missing, speeds, package, request, cache_folder):
                 speeds = _measure(package, plan, missing, speeds, cache_folder, clock)
                 _write(speeds, file)
+    if not any(one.name in speeds.images_per_second for one in candidates):
+        return _unmeasured(plan, candidates[0])  # another engine was measured before
     chosen = speeds.fastest(candidates)
     final = all(one.name in speeds.images_per_second for one in candidates)
     return Choice(chosen.engine, _planned(plan, chosen, speeds.reason(chosen)), final)
+
+
+def _unmeasured(plan: ExecutionPlan, candidate: _Candidate) -> Choice:
+    plan = _planned(plan, candidate, "too few images to measure others")
+    return Choice(candidate.engine, plan, final=False)
 
 
 def _planned(plan: ExecutionPlan, chosen: _Candidate, reason: str) -> ExecutionPlan:

@@ -151,6 +151,14 @@ def test_a_few_images_are_predicted_before_a_measurement_would_end(
     assert not engines.passes
 
 
+def test_an_engine_that_is_named_runs_although_another_was_measured(
+    engines: FakeEngines, tmp_path: Path
+) -> None:
+    engines.choose(tmp_path, images=0)  # measures eager only
+    choice = engines.choose(tmp_path, engine="openvino", images=1)
+    assert (named(choice), choice.final) == ("openvino float32", False)
+
+
 def test_speeds_measured_at_another_load_are_compared_with_what_both_measured(
     engines: FakeEngines, tmp_path: Path
 ) -> None:
