@@ -117,7 +117,8 @@ class TrainSpec(ReadFields):
         None,
         MODEL,
         "See `eagleray models architectures`, or an import path; default: the parent's, or "
-        "resnet18, detector/resnet18 for detection, and unet/resnet18 for semantic.",
+        "resnet18, detector/resnet18 for detection, unet/resnet18 for semantic, and "
+        "panoptic/resnet18 for instance and panoptic.",
         names=Names.CODE,
     )
     pretrained: bool = spec_field(False, MODEL, "Start from published weights.")

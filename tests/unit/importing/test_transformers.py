@@ -134,7 +134,9 @@ def random_detector(kind: str) -> Any:
 
 
 def save_detector(folder: Path, kind: str) -> Any:
-    model = random_detector(kind)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = random_detector(kind)
     model.save_pretrained(folder)
     kinds = {"image_processor_type": "DetrImageProcessor"} if kind == "detr" else {}
     (folder / "preprocessor_config.json").write_text(json.dumps({**PREPROCESSOR, **kinds}))
