@@ -147,8 +147,10 @@ def test_the_service_finds_the_objects_that_the_predictor_finds(tmp_path: Path) 
                     [getattr(one, name) for one in wanted.objects], abs=1e-2
                 )
         require_protocol(service.url, images[0], expected[0])
-        limited = httpx.post(f"{url}?limit=disc>=0,square>99", content=images[0], timeout=60)
-        assert limited.json()["results"][0]["exceeds"] == ["disc>=0"]
+        assert expected[0].prediction is not None
+        limit, other = f"{expected[0].prediction.label}>=1", "square>99"
+        limited = httpx.post(f"{url}?limit={limit},{other}", content=images[0], timeout=60)
+        assert limited.json()["results"][0]["exceeds"] == [limit]
         drawn = httpx.post(url, content=images[0], headers={"accept": "image/png"}, timeout=60)
         assert drawn.headers["content-type"] == "image/png"
         assert Image.open(io.BytesIO(drawn.content)).size == (96, 64)

@@ -31,8 +31,8 @@ def test_haproxy_is_replaced_and_a_ray_that_dies_ends_the_command(tmp_path: Path
         assert httpx.post(service.url + PREDICT, content=IMAGE, timeout=20).status_code == 200
         assert time.monotonic() - began < 10
         until(lambda: "HAProxy ended (killed by SIGKILL)" in service.log.read_text(), seconds=20)
-        faults = [event["detail"] for event in events(home) if event["event"] == "fault"]
-        assert ["HAProxy ended" in fault for fault in faults] == [True]
+        until(lambda: bool(faults(home)))  # an event is written after the line on the terminal
+        assert ["HAProxy ended" in fault for fault in faults(home)] == [True]
 
         members = psutil.Process(service.process.pid).children(recursive=True)
         find(service, "raylet").kill()
@@ -89,3 +89,7 @@ def find(service: RunningService, name: str) -> psutil.Process:
 def events(home: Path) -> list[dict[str, Any]]:
     lines = (home / "logs/serve/gateway.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["kind"] == "event"]
+
+
+def faults(home: Path) -> list[str]:
+    return [event["detail"] for event in events(home) if event["event"] == "fault"]
