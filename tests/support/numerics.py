@@ -7,6 +7,7 @@ nothing: `rounding_by_place` makes the last bits differ everywhere.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from eagleray.models.package import ModelPackage
 from eagleray.tasks.outcome import Outcome, Prediction
 
 __all__ = [
+    "OPENVINO_ENLARGES",
     "SAME_LOSS",
     "assert_same_outcomes",
     "assert_same_prediction",
@@ -32,6 +34,12 @@ __all__ = [
 
 SAME_LOSS = 1e-5
 """Largest relative difference of a loss when a training is repeated or resumed on one machine."""
+
+OPENVINO_ENLARGES = pytest.mark.skipif(
+    os.environ.get("ONEDNN_MAX_CPU_ISA") == "SSE41",
+    reason="OpenVINO has no kernel that enlarges feature maps on a CPU without AVX",
+)
+"""Marks tests of networks that enlarge feature maps in OpenVINO."""
 
 _LAST_BITS = {"float32": 2.0**-21, "bfloat16": 2.0**-9}
 

@@ -20,6 +20,7 @@ from eagleray.importing.transformers_folder import read_folder
 from eagleray.inference.predictor import Predictor
 from eagleray.tasks import Detection
 from eagleray.tasks.object_task import ObjectsPrediction
+from tests.support.numerics import OPENVINO_ENLARGES
 
 pytestmark = pytest.mark.numerical
 
@@ -176,6 +177,7 @@ def as_eagleray(prediction: ObjectsPrediction) -> list[list[float]]:
     ]
 
 
+@OPENVINO_ENLARGES
 @pytest.mark.parametrize("kind", ["rt_detr", "rt_detr_v2", "d_fine", "detr"])
 def test_the_objects_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
