@@ -44,26 +44,37 @@ from eagleray.serve.gateway.sockets import ListenAddress, open_sockets
 from eagleray.serving.admission import Access, determine_access
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.routing import Snapshot
+from eagleray.serving.routing import DEFAULT_ALIAS, Snapshot
 
 # --- parse ------------------------------------------------------------------------------------
 
 
 def require_names(config: ServiceConfig, registry: Registry) -> None:
-    """Refuse models that are not registered and unknown engines, before anything is started.
+    """Refuse models that are not registered and engines that cannot run them, before a start.
 
     Raises:
         UnknownNameError: If one is not known; the message has the nearest names.
+        InputError: If the engine or the precision is not one of a model in production.
         OutageError: If the registry does not answer.
     """
-    if config.models:
-        aliases, _ = registry.aliases()
-        for model in config.models:
-            Snapshot(aliases).require_model(model)
-    if config.engine not in ("auto", "eager"):
+    aliases: Mapping[str, Mapping[str, int]] = registry.aliases()[0] if config.models else {}
+    for model in config.models:
+        Snapshot(aliases).require_model(model)
+    if (config.engine, config.precision) == ("auto", "auto"):
+        return
+    versions = [
+        registry.get(model, version=aliases[model][DEFAULT_ALIAS])
+        for model in config.models
+        if DEFAULT_ALIAS in aliases[model]
+    ]
+    # The eager engine runs every network of PyTorch, which takes seconds to import.
+    manifests = [one for one in map(registry.manifest, versions) if not one.has_weights]
+    if manifests or config.engine not in ("auto", "eager"):
         from eagleray.inference.choice import require_engine
 
         require_engine(config.engine)
+        for manifest in manifests:
+            require_engine(config.engine, manifest, precision=config.precision)
 
 
 @with_spec_options(ServiceConfig, argument="models")

@@ -19,10 +19,14 @@ from eagleray.core.settings import Settings
 from eagleray.core.validation import first_validation_error
 from eagleray.importing.graft import NetworkInput
 from eagleray.importing.options import activation_of, make_contract, make_task, read_golden
+from eagleray.importing.probabilities import (
+    require_exclusive_probabilities,
+    require_probabilities,
+)
 from eagleray.importing.spec import ImportSpec
 from eagleray.models.architectures import Architecture
 from eagleray.models.golden import golden_files
-from eagleray.models.hosted import HostedNetwork, HostedServer
+from eagleray.models.hosted import TINY, HostedNetwork, HostedServer
 from eagleray.models.manifest import Hosted, Lineage, ModelManifest
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
@@ -212,6 +216,10 @@ def _try(
         raise InputError(
             f"{spec.file} gives outputs that are not finite; check --mean, --std and --scores."
         )
+    if hosted.scores == "softmax":
+        require_exclusive_probabilities(spec.file, alone.numpy())
+    elif hosted.scores == "sigmoid":
+        require_probabilities(spec.file, alone.numpy(), tiny=TINY)
     outputs = task.activate(alone)
     apart = float((outputs - task.activate(together)).abs().max())
     if not apart <= _DIFFERENCE * max(task.unit, float(outputs.abs().max())):

@@ -59,6 +59,11 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         UserError: If the file, the specification or an image is refused; the message says why.
         JobFailedError: If the trial run crashes, or takes too much time or memory.
     """
+    if spec.file.lower().startswith(("http://", "https://")):
+        raise InputError(
+            f"{spec.file} is not the URL of a model on a server, which ends in /v2/models/NAME; to "
+            "import a file, copy it to this machine."
+        )
     require_engine("openvino", device="cpu")
     source = _open(spec, settings)
     spec, content, task = source.spec, source.content, source.task

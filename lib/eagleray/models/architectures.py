@@ -31,7 +31,7 @@ from eagleray.core.extensions import Extensions, is_import_path
 from eagleray.core.limits import MAX_LABELS
 from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
-from eagleray.models.compositions import backbone_of, find_composition
+from eagleray.models.compositions import backbone_of, composition_prefixes, find_composition
 from eagleray.models.imported import import_network
 
 if TYPE_CHECKING:
@@ -216,6 +216,12 @@ def find_registered(name: str) -> _Registered | None:
 
 def require_architecture(name: str) -> None:
     """Raise `UnknownNameError` with the nearest names if there is no such architecture."""
+    prefix = name.removesuffix("/")
+    if prefix in composition_prefixes():
+        raise InputError(
+            f"Architecture {name!r} is built on a classifier, which comes behind a slash: write "
+            f"{prefix}/resnet18, or name another one."
+        )
     backbone = backbone_of(name)
     if backbone is not None:
         require_architecture(backbone)

@@ -362,7 +362,7 @@ def _require_kind(
     is_classifier = shape is not None and not of_pixels
     other = f"{prefix}/{name}" if slash and is_classifier else task.default_architecture
     raise InputError(
-        f"{name} returns {_returned(sorted(names), of_pixels)}, and a {task.name} model needs "
+        f"{name} returns {_returned(sorted(names), of_pixels)}, and {task.as_model} needs "
         f"{_returned(wanted, task.predicts_pixels)}; name another network, such as {other}."
     )
 

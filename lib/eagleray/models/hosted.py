@@ -32,7 +32,7 @@ from eagleray.io.http.fetch import BACKOFF, parse_retry_after
 from eagleray.io.http.urls import parse_url
 from eagleray.models.manifest import Hosted
 
-__all__ = ["HostedNetwork", "HostedServer"]
+__all__ = ["TINY", "HostedNetwork", "HostedServer"]
 
 _BINARY_LENGTH: Final = "Inference-Header-Content-Length"
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -40,9 +40,7 @@ _CONNECT_SECONDS: Final = 10.0
 _MAX_TEXT: Final = 200  # characters of what a server says, in a message
 _MAX_BYTES: Final = 2**20  # of a response, besides its numbers
 _BYTES_OF_A_NUMBER: Final = 32  # in JSON
-_TINY: Final = (
-    1e-12  # below the smallest probability of float32 that is told from 0 in a sum with 1
-)
+TINY: Final = 1e-12  # below the smallest probability of float32 that is told from 0 in a sum with 1
 
 
 class _BusyError(Exception):
@@ -284,9 +282,9 @@ class _Pace:
 def _as_logits(scores: Tensor, kind: str) -> Tensor:
     """Return logits of probabilities; logits and values stay as they are."""
     if kind == "softmax":
-        return scores.clamp(min=_TINY).log()
+        return scores.clamp(min=TINY).log()
     if kind == "sigmoid":
-        return (scores.clamp(min=_TINY) / (1 - scores).clamp(min=_TINY)).log()
+        return (scores.clamp(min=TINY) / (1 - scores).clamp(min=TINY)).log()
     return scores
 
 

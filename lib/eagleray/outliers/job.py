@@ -116,7 +116,7 @@ def open_outliers(spec: OutliersSpec, settings: Settings) -> OutliersJob:
             f"{parent.reference} keeps no table of its training images; name images like them by "
             "--data."
         )
-    train, validation = _divide(splits, spec)
+    train, validation = _divide(splits, spec, parent)
     return OutliersJob(
         spec=spec,
         registry=registry,
@@ -130,15 +130,32 @@ def open_outliers(spec: OutliersSpec, settings: Settings) -> OutliersJob:
 
 
 def _divide(
-    splits: dict[str, LabelledImages], spec: OutliersSpec
+    splits: dict[str, LabelledImages], spec: OutliersSpec, parent: ModelVersion
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Return the images to describe and those that give the levels, as many as are wanted."""
+    """Return the images to describe and those that give the levels, as many as are wanted.
+
+    Raises:
+        InputError: If there are too few.
+    """
     train, validation = splits["train"], splits.get("validation")
     train = train.take(stratified_order(train.labels, spec.seed))
-    if validation is None or len(validation) < MIN_IMAGES:
+    if spec.data is not None:
         rows = range(len(train))
         validation = train.take([row for row in rows if row % _HELD_OUT_SHARE == 0])
         train = train.take([row for row in rows if row % _HELD_OUT_SHARE != 0])
+        least = MIN_IMAGES * _HELD_OUT_SHARE
+        if len(validation) < MIN_IMAGES:
+            raise InputError(
+                f"--data has {len(train) + len(validation):,} images, and an outlier score needs "
+                f"at least {least:,}, a quarter of which gives its levels; name more."
+            )
+    elif validation is None or len(validation) < MIN_IMAGES:
+        count = 0 if validation is None else len(validation)
+        raise InputError(
+            f"The run of {parent.reference} keeps {count:,} validation images, and the levels of "
+            f"an outlier score need at least {MIN_IMAGES}, which the network was not trained on; "
+            "name other images like those of the training by --data."
+        )
     else:
         validation = validation.take(stratified_order(validation.labels, spec.seed))
     return train.take(range(len(train))[: spec.num_images]), validation.take(

@@ -241,5 +241,7 @@ def image_prediction(
         return {"status": "failed", "reason": failure.reason.value, "message": failure.message}
     members = manifest.task.response(outcome.prediction, top_k=top_k, threshold=threshold)
     if limits:
-        members["exceeds"] = exceeded_limits(limits, manifest.task, outcome.prediction)
+        members["exceeds"] = exceeded_limits(
+            limits, manifest.task, outcome.prediction, threshold=threshold
+        )
     return {"status": "ok", **members, "width": outcome.width, "height": outcome.height}

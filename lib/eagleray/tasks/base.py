@@ -171,6 +171,11 @@ class Task(BaseModel):
             del fields["scores_outliers"]
         return fields
 
+    @property
+    def as_model(self) -> str:
+        """A model of the task with its article, as in `an instance model`."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name} model"
+
     # --- from a table to targets ---
 
     @classmethod
@@ -279,7 +284,7 @@ class Task(BaseModel):
         Raises:
             InputError: If the task has none, or the label is not one of its labels.
         """
-        raise InputError(f"A {self.name} task has no positive label; leave it out.")
+        raise InputError(f"{self.as_model.capitalize()} has no positive label; leave it out.")
 
     def in_order_of(self, parent: Task) -> Task:
         """Return the task with its labels in the order of a parent with the same ones."""
@@ -298,7 +303,7 @@ class Task(BaseModel):
         Raises:
             InputError: If models of this task have none.
         """
-        raise InputError(f"A {self.name} model has no outlier score; name a classifier.")
+        raise InputError(f"{self.as_model.capitalize()} has no outlier score; name a classifier.")
 
     def drop_outlier_score(self, outputs: Tensor) -> Tensor:
         """Return activated outputs (N, …) without an outlier score."""
@@ -346,7 +351,7 @@ class Task(BaseModel):
         Raises:
             InputError: If models of this task cannot be taught.
         """
-        raise InputError(f"A {self.name} model cannot learn from a teacher; leave it out.")
+        raise InputError(f"{self.as_model.capitalize()} cannot learn from a teacher; leave it out.")
 
     def uninformed_outputs(self, num_images: int) -> Tensor | None:
         """Return outputs of a network that knows nothing, all 0; None where these mean nothing."""
@@ -487,7 +492,8 @@ class Task(BaseModel):
             InputError: If the task has no labels.
         """
         raise InputError(
-            f"A {self.name} model predicts no label that could be explained; {self.instead}."
+            f"{self.as_model.capitalize()} predicts no label that could be explained; "
+            f"{self.instead}."
         )
 
     def label_evidence(self, outputs: NetworkOutput, label: str) -> Tensor:
@@ -502,7 +508,8 @@ class Task(BaseModel):
             UnknownNameError: If there is no such label.
         """
         raise InputError(
-            f"A {self.name} model predicts no label that could be explained; {self.instead}."
+            f"{self.as_model.capitalize()} predicts no label that could be explained; "
+            f"{self.instead}."
         )
 
     # --- evaluation ---
@@ -564,7 +571,7 @@ class Task(BaseModel):
         Raises:
             InputError: If the task has no thresholds, or the goal is invalid or out of reach.
         """
-        raise InputError(f"A {self.name} task has no thresholds to choose.")
+        raise InputError(f"{self.as_model.capitalize()} has no thresholds to choose.")
 
     def constant_prediction(self, targets: Tensor) -> tuple[str, Tensor] | None:
         """Return the best prediction that looks at no image: the baseline of a trained model.
@@ -658,8 +665,13 @@ class Task(BaseModel):
             "top_k": self._top(prediction, top_k),
         }
 
-    def counts(self, prediction: Prediction) -> Mapping[str, int]:
-        """Return the number of objects of each label, for a task that `counts_objects`."""
+    def counts(self, prediction: Prediction, threshold: float | None = None) -> Mapping[str, int]:
+        """Return the number of objects of each label, for a task that `counts_objects`.
+
+        Args:
+            prediction: The prediction.
+            threshold: Lowest score of an object that counts; None for the model's own thresholds.
+        """
         raise NotImplementedError
 
     def drawing(self, prediction: Prediction, threshold: float | None) -> Drawing | None:

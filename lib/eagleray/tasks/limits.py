@@ -89,8 +89,8 @@ def require_limits(texts: Sequence[str], task: Task, *, where: str) -> tuple[Cou
     for limit in limits:
         if not task.counts_objects:
             raise InputError(
-                f"{where}: {limit} is for models that find objects, and this is a {task.name} "
-                "model; leave it out."
+                f"{where}: {limit} is for models that find objects, and this is {task.as_model}; "
+                "leave it out."
             )
         if limit.label not in task.labels:
             labels = ", ".join(task.labels[:_MAX_SHOWN])
@@ -100,7 +100,20 @@ def require_limits(texts: Sequence[str], task: Task, *, where: str) -> tuple[Cou
     return limits
 
 
-def exceeded_limits(limits: Sequence[CountLimit], task: Task, prediction: Prediction) -> list[str]:
-    """Return the limits that an image exceeds, as written."""
-    counts = task.counts(prediction) if limits else {}
+def exceeded_limits(
+    limits: Sequence[CountLimit],
+    task: Task,
+    prediction: Prediction,
+    *,
+    threshold: float | None = None,
+) -> list[str]:
+    """Return the limits that an image exceeds, as written.
+
+    Args:
+        limits: Numbers of objects that are to be noticed.
+        task: Task of the model.
+        prediction: The image's prediction.
+        threshold: Lowest score of an object that counts; None for the model's own thresholds.
+    """
+    counts = task.counts(prediction, threshold) if limits else {}
     return [str(limit) for limit in limits if limit.is_exceeded(counts)]

@@ -259,7 +259,7 @@ class ObjectTask(Task):
             InputError: If the goal is not `f1`.
         """
         if goal.strip() != "f1":
-            raise InputError(f"{goal!r} is not a goal of a {self.name} model; write f1.")
+            raise InputError(f"{goal!r} is not a goal of {self.as_model}; write f1.")
         best = best_f1(self._data(outputs, targets), self.labels)
         chosen = {label: one.threshold for label, one in best.items()}
         thresholds = [
@@ -374,9 +374,10 @@ class ObjectTask(Task):
             **{COUNT_PREFIX + label: counts[label] for label in self.labels},
         }
 
-    def counts(self, prediction: Prediction) -> Mapping[str, int]:
+    def counts(self, prediction: Prediction, threshold: float | None = None) -> Mapping[str, int]:
         """Return the number of objects of each label; labels without objects are left out."""
-        return _counts(prediction)
+        assert isinstance(prediction, ObjectsPrediction)
+        return Counter(one.label for one in self._reported(prediction, threshold))
 
     def drawing(self, prediction: Prediction, threshold: float | None) -> Drawing | None:
         """Return the boxes of the objects with labels and scores."""

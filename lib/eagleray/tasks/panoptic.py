@@ -224,7 +224,7 @@ class Panoptic(CenterTask, PixelTask):
         sides = (Counter(one.label for one in _segments(side)) for side in (prediction, other))
         return next(sides) == next(sides)
 
-    def counts(self, prediction: Prediction) -> Mapping[str, int]:
+    def counts(self, prediction: Prediction, threshold: float | None = None) -> Mapping[str, int]:
         """Return the number of objects of each thing; those without objects are left out."""
         return Counter(one.label for one in _segments(prediction) if one.label in self.things)
 

@@ -22,8 +22,8 @@ def require_tiles(task: Task, contract: ImageContract, *, where: str) -> None:
     """
     if not task.joins_tiles:
         raise InputError(
-            f"{where}: a {task.name} model predicts an image as a whole and says no places in it; "
-            "leave it out."
+            f"{where} is for detection and semantic models, and this is {task.as_model}; leave it "
+            "out."
         )
     if not contract.keeps_whole_image:
         raise InputError(

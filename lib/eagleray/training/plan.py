@@ -426,7 +426,7 @@ def _require_whole_image(spec: TrainSpec, task: Task, contract: ImageContract) -
     """
     if task.label_kind == "objects" and not contract.keeps_whole_image:
         raise InputError(
-            f"{spec.name_of('contract')}: a {task.name} model needs the whole image, and "
+            f"{spec.name_of('contract')}: {task.as_model} needs the whole image, and "
             f"{spec.contract or 'this contract'} crops it; name letterbox or whole-image."
         )
 

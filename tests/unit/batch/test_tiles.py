@@ -94,5 +94,8 @@ def test_a_shard_is_predicted_in_tiles(tmp_path: Path, sandboxed: bool) -> None:
 
 def test_a_classifier_has_no_tiles(tmp_path: Path) -> None:
     request = request_for(tmp_path, small_package(), tile="auto")
-    with pytest.raises(InputError, match=r"tile: a multiclass model .* leave it out\."):
+    with pytest.raises(
+        InputError,
+        match=r"tile is for .*, and this is a multiclass model;",
+    ):
         open_predict(request, settings_in(tmp_path), Console(json_output=True))

@@ -96,6 +96,10 @@ def test_probabilities_and_values_of_pixels_are_taken_too(server: ModelServer) -
     np.testing.assert_allclose(probabilities(package), wanted, atol=1e-5)
     with pytest.raises(InputError, match="write --mean 0 --std 1"):
         imported(server, scores="probabilities")
+    server.scores = "logits"
+    for task, said in (("multiclass", "add up to"), ("multilabel", "probabilities are from 0")):
+        with pytest.raises(InputError, match=said):
+            imported(server, task=task, mean="0", std="1", scores="probabilities")
 
 
 def test_the_package_keeps_golden_images_and_says_where_the_model_is(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -358,12 +359,17 @@ def test_statistics_of_named_images(registry: Registry, parent: ModelVersion, fo
 
 
 def test_too_few_images_are_refused(
-    registry: Registry, parent: ModelVersion, tmp_path: Path
+    registry: Registry, parent: ModelVersion, folder: Path, tmp_path: Path
 ) -> None:
     for index, content in enumerate(noise(8)):
         (tmp_path / f"{index}.png").write_bytes(content)
-    with pytest.raises(InputError, match="6 training images can be decoded"):
+    with pytest.raises(InputError, match=r"--data has 8 images, and .* needs at least 128"):
         score(registry, parent.reference, data=str(tmp_path))
+    split = digit_split(folder)
+    few = dataclasses.replace(split, validation=split.validation.take(range(31)))
+    version = register_with_split(registry, digits_package(folder), few)
+    with pytest.raises(InputError, match=r"keeps 31 validation images, and .* by --data"):
+        score(registry, version.reference)
 
 
 def test_the_command_registers_a_version(

@@ -11,12 +11,15 @@ from ray.exceptions import RayError
 
 from eagleray.core.errors import InputError, JobFailedError, UnknownNameError, UserError
 from eagleray.core.system import free_port
+from eagleray.importing.hosted import import_hosted
+from eagleray.importing.spec import ImportSpec
 from eagleray.serve.deployment import deploy
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
 from eagleray.serve.run import require_names
 from eagleray.serving.admission import Access
 from eagleray.serving.config import ServiceConfig
+from tests.support.inference_server import model_server
 from tests.support.serving import registry_with
 
 ACCESS = Access(keyless=True, database="", last_change=0)
@@ -47,6 +50,23 @@ def test_an_unregistered_model_is_refused_before_anything_starts(tmp_path: Path)
     require_names(ServiceConfig(), registry)
     with pytest.raises(UnknownNameError, match=r"'digitz'. Nearest: digits"):
         require_names(ServiceConfig(models=("digits", "digitz")), registry)
+
+
+def test_an_engine_that_cannot_run_a_model_is_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    registry = registry_with(tmp_path, "digits")
+    with model_server() as server:
+        settings = registry.settings.model_copy(update={"hosted_models": server.host})
+        fields = {"file": server.url, "name": "thirds", "labels": ("a", "b", "c")}
+        options = {"mean": "0", "std": "255", "stretch": True, "scores": "logits"}
+        package = import_hosted(ImportSpec.make({**fields, **options}), settings)
+    registry.register(package, alias="production")
+    require_names(ServiceConfig(models=("digits", "thirds"), engine="eager"), registry)
+    for config in (ServiceConfig(engine="openvino"), ServiceConfig(precision="float32")):
+        require_names(config.model_copy(update={"models": ("digits",)}), registry)
+        with pytest.raises(InputError, match="'thirds' is hosted, and its server chooses"):
+            require_names(config.model_copy(update={"models": ("digits", "thirds")}), registry)
 
 
 def test_each_service_has_a_folder_that_only_its_owner_enters(tmp_path: Path) -> None:

@@ -245,6 +245,13 @@ def test_limits_compare_counts(text: str, exceeded: bool) -> None:
     assert exceeded_limits(limits, TASK, predict(CAT, DOG)) == [text.replace(" ", "")] * exceeded
 
 
+def test_limits_count_the_objects_that_a_threshold_leaves() -> None:
+    limits, prediction = require_limits(["dog>0", "cat>0"], TASK, where="limit"), predict(CAT, DOG)
+    assert exceeded_limits(limits, TASK, prediction, threshold=0.5) == ["cat>0"]
+    assert exceeded_limits(limits, TASK, prediction, threshold=0.95) == []
+    assert TASK.response(prediction, top_k=1, threshold=0.95)["count"] == 0
+
+
 def test_limits_that_mean_nothing_are_one_sentence() -> None:
     with pytest.raises(ValueError, match="'cat' is not a limit such as person>10"):
         CountLimit.parse("cat")
