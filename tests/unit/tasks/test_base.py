@@ -62,7 +62,7 @@ def test_the_positive_label_is_the_second_or_the_one_that_is_named() -> None:
         task.with_positive("defekt")
     classes = make_task("multiclass", ("a", "b"))
     assert (classes.positive, classes.has_positive) == (None, False)
-    with pytest.raises(InputError, match="A multiclass task has no positive label"):
+    with pytest.raises(InputError, match="A multiclass model has no positive label"):
         classes.with_positive("a")
 
 

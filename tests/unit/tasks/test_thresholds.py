@@ -74,8 +74,8 @@ def test_each_label_gets_its_own_threshold_or_keeps_it() -> None:
 @pytest.mark.parametrize(
     ("task", "goal", "sentence"),
     [
-        (CLASSES, "f1", "A multiclass task has no thresholds"),
-        (WEIGHT, "f1", "A regression task has no thresholds"),
+        (CLASSES, "f1", "A multiclass model has no thresholds"),
+        (WEIGHT, "f1", "A regression model has no thresholds"),
         (DEFECTS, "f2", "'f2' is not a goal"),
         (DEFECTS, "recall>=1.5", "'recall>=1.5' is not a goal"),
     ],
