@@ -60,13 +60,15 @@ def can_emulate(machine: str) -> bool:
 
 
 def _run_tests(name: str, rest: list[str]) -> int:
-    """Return the worst exit code; a Ray wants a process that has not imported it before."""
+    """Return the worst exit code."""
     folders = ["tests/unit"] if name != _SMALLEST else ["tests/unit", "tests/integration"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "numerical and not long"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **MACHINES[name]}
     codes = []
     for folder in folders:
-        spread = ["--numprocesses", "3", "--dist", "worksteal"] if folder == "tests/unit" else []
+        # Tests of one file share a Ray, which wants processes that have not imported it before.
+        count, way = ("3", "worksteal") if folder == "tests/unit" else ("2", "loadfile")
+        spread = ["--numprocesses", count, "--dist", way]
         done = subprocess.run([*command, *spread, *rest, folder], env=environment, check=False)
         codes.append(done.returncode)
     return max(codes)

@@ -29,8 +29,6 @@ from tests.support.segmented import nucleus_spec, write_nuclei
 from tests.support.service import running_service
 from tests.support.training import plan_for, train_in_process
 
-pytestmark = pytest.mark.numerical
-
 QUIET = Console(json_output=True)
 
 
