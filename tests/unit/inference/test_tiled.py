@@ -82,7 +82,9 @@ def test_class_maps_of_tiles_make_that_of_the_image() -> None:
 
 
 def test_models_without_places_or_with_a_crop_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^--tile: a multiclass model .* leave it out\.$"):
+    with pytest.raises(
+        InputError, match=r"^--tile is for .*, and this is a multiclass model; leave it out\.$"
+    ):
         require_tiles(small_package().task, named_contract("letterbox"), where="--tile")
     with pytest.raises(InputError, match="cuts off the edges"):
         require_tiles(Detection(labels=("a",)), named_contract("fast"), where="--tile")
