@@ -89,5 +89,5 @@ def test_models_without_places_or_with_a_crop_are_refused() -> None:
     with pytest.raises(InputError, match="cuts off the edges"):
         require_tiles(Detection(labels=("a",)), named_contract("fast"), where="--tile")
     predictor = Predictor(small_package(), engine="eager", precision="float32")
-    with pytest.raises(InputError, match="tiling: a multiclass model"):
+    with pytest.raises(InputError, match="tiling is for detection"):
         predictor.predict([b"x"], tiling=TILING)
