@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import sys
 from pathlib import Path
 
 import httpx
@@ -39,6 +41,7 @@ QUIET = Console(json_output=True)
 @pytest.fixture(autouse=True)
 def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAGLERAY_EXTENSIONS", "tests.support.detection")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # replicas import it as well
 
 
 @pytest.mark.parametrize(
