@@ -160,8 +160,8 @@ def open_job(
         require_tiles(package.task, package.contract, where=request.name_of("tile"))
     if request.masks and _MASKS not in package.task.optional_columns:
         raise InputError(
-            f"{request.name_of('masks')} is for instance models, and this is a "
-            f"{package.task.name} model; leave it out."
+            f"{request.name_of('masks')} is for instance models, and this is "
+            f"{package.task.as_model}; leave it out."
         )
     work = request.work(
         model_version=model.version,
