@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.training.distributed import single_process
+from eagleray.training.distributed import DistributedContext, single_process
 from eagleray.training.events import TrainEvent
 from eagleray.training.monitor import Monitor
 from eagleray.training.pixel_cache import MAX_DISK_FRACTION
@@ -103,6 +104,32 @@ def train_until(spec: TrainSpec, home: Path, step: int) -> None:
     trainer.dies_at = step
     with pytest.raises(KilledError):
         trainer.run()
+
+
+def train_as_two(spec: TrainSpec, home: Path) -> TrainResult:
+    """Train as two workers, in processes of their own, and return the result."""
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_train_as_one_of_two, args=(rank, spec, home)) for rank in (0, 1)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    plan, worker_input = plan_for(spec, home)
+    return load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=spec.epochs)
+
+
+def _train_as_one_of_two(rank: int, spec: TrainSpec, home: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{home}.group", rank=rank, world_size=2
+    )
+    _, worker_input = plan_for(spec, home)
+    context = DistributedContext(rank, 2, rank, 2, torch.device("cpu"))
+    Trainer(worker_input, context, lambda _: None).run()
+    torch.distributed.destroy_process_group()
 
 
 ACCURACY = Monitor("accuracy", "max")

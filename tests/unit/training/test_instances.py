@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.inference.predictor import Predictor
 from eagleray.models.graph_export import require_graph_outputs
 from eagleray.training.checkpoint import CheckpointStore
-from eagleray.training.distributed import DistributedContext, join_padded
+from eagleray.training.distributed import join_padded
 from eagleray.training.packaging import finish_model
 from eagleray.training.plan import make_plan
-from eagleray.training.result import load_best_checkpoint
-from eagleray.training.trainer import Trainer
 from tests.support.numerics import OPENVINO_ENLARGES, SAME_LOSS
 from tests.support.segmented import nucleus_spec, write_nuclei
-from tests.support.training import plan_for, train_in_process, train_until
+from tests.support.training import plan_for, train_as_two, train_in_process, train_until
 
 pytestmark = pytest.mark.numerical
 
@@ -102,34 +99,11 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(nuclei: Path, tmp_pa
 def test_two_workers_have_the_losses_of_one(nuclei: Path, tmp_path: Path) -> None:
     spec = nucleus_spec(nuclei, **RICH)
     one, _ = train_in_process(spec, tmp_path / "one")
-    context = multiprocessing.get_context("spawn")
-    arguments = (nuclei, tmp_path / "two")
-    workers = [
-        context.Process(target=_train_as_one_of_two, args=(rank, *arguments)) for rank in (0, 1)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=300)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    plan, worker_input = plan_for(spec, tmp_path / "two")
-    two = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=spec.epochs)
+    two = train_as_two(spec, tmp_path / "two")
     assert two.losses == pytest.approx(one.losses, rel=SAME_LOSS)
     assert [epoch["validation_loss"] for epoch in two.epochs] == pytest.approx(
         [epoch["validation_loss"] for epoch in one.epochs], rel=1e-3
     )
-
-
-def _train_as_one_of_two(rank: int, data: Path, home: Path) -> None:
-    """Train as one of two workers, in a process of its own."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{home}.group", rank=rank, world_size=2
-    )
-    _, worker_input = plan_for(nucleus_spec(data, **RICH), home)
-    context = DistributedContext(rank, 2, rank, 2, torch.device("cpu"))
-    Trainer(worker_input, context, lambda _: None).run()
-    torch.distributed.destroy_process_group()
 
 
 def test_a_network_without_centers_is_refused_before_the_run(nuclei: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ from eagleray.core.settings import Settings
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.training.batches import BatchPrefetcher
 from eagleray.training.checkpoint import CheckpointStore
-from eagleray.training.distributed import DistributedContext, single_process
+from eagleray.training.distributed import single_process
 from eagleray.training.packaging import finish_model
 from eagleray.training.plan import make_plan
-from eagleray.training.result import load_best_checkpoint
 from eagleray.training.trainer import Trainer
 from tests.support.numerics import SAME_LOSS
 from tests.support.segmented import disk_spec, write_disks
-from tests.support.training import plan_for, train_in_process
+from tests.support.training import plan_for, train_as_two, train_in_process, train_until
 
 pytestmark = pytest.mark.numerical
 
@@ -74,11 +72,8 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
 ) -> None:
     spec = disk_spec(disks, **RICH, checkpoint_steps=2)
     whole, _ = train_in_process(spec, tmp_path / "whole")
+    train_until(spec, tmp_path / "stopped", step)
     _, worker_input = plan_for(spec, tmp_path / "stopped")
-    trainer = _StoppingTrainer(worker_input, single_process(spec), lambda _: None)
-    trainer.stops_at = step
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run()
     assert CheckpointStore(worker_input.checkpoint_folder).names()
     again, _ = train_in_process(spec, tmp_path / "stopped")
     assert again.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
@@ -88,49 +83,15 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
         )
 
 
-class _StoppingTrainer(Trainer):
-    """Stops when it has finished a number of steps."""
-
-    stops_at = 0
-
-    def step(self, *arguments: Any) -> torch.Tensor:
-        if self.progress.total_steps == self.stops_at:
-            raise KeyboardInterrupt
-        return super().step(*arguments)
-
-
 def test_two_workers_have_the_losses_of_one(disks: Path, tmp_path: Path) -> None:
     spec = disk_spec(disks, **PAIRED)
     one, _ = train_in_process(spec, tmp_path / "one")
-    context = multiprocessing.get_context("spawn")
-    arguments = (disks, tmp_path / "two")
-    workers = [
-        context.Process(target=_train_as_one_of_two, args=(rank, *arguments)) for rank in (0, 1)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=300)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    plan, worker_input = plan_for(spec, tmp_path / "two")
-    two = load_best_checkpoint(worker_input.checkpoint_folder, plan.module, epochs=spec.epochs)
+    two = train_as_two(spec, tmp_path / "two")
     assert two.losses == pytest.approx(one.losses, rel=SAME_LOSS)
     for name in ("validation_loss", "validation_mean_iou", "train_mean_iou"):
         assert [epoch[name] for epoch in two.epochs] == pytest.approx(
             [epoch[name] for epoch in one.epochs], rel=1e-3
         )
-
-
-def _train_as_one_of_two(rank: int, data: Path, home: Path) -> None:
-    """Train as one of two workers, in a process of its own."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{home}.group", rank=rank, world_size=2
-    )
-    _, worker_input = plan_for(disk_spec(data, **PAIRED), home)
-    context = DistributedContext(rank, 2, rank, 2, torch.device("cpu"))
-    Trainer(worker_input, context, lambda _: None).run()
-    torch.distributed.destroy_process_group()
 
 
 def test_a_step_has_images_with_their_maps(disks: Path, tmp_path: Path) -> None:
