@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from eagleray.training.prepare import TrainJob
     from eagleray.training.summary import TrainSummary
 
-_WORKER_MODULES = ("eagleray.training.trainer", "ray.train.torch")
+_WORKER_MODULES = ("eagleray.training.loop.trainer", "ray.train.torch")
 _MAX_PRELOADING = 8  # workers, each of which takes 0.4 GB then
 
 # --- report -----------------------------------------------------------------------------------

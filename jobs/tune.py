@@ -29,18 +29,18 @@ from eagleray.core.errors import InputError
 from eagleray.core.spec import Names
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
-from eagleray.training.budget import Budget
 from eagleray.training.plan import describe_plan
-from eagleray.training.search_space import default_space, read_space
 from eagleray.training.spec import TrainSpec
-from eagleray.training.tune_job import (
+from eagleray.training.tuning.budget import Budget
+from eagleray.training.tuning.job import (
     TuneSummary,
     best_file,
     open_tune_job,
     reopen_tune_job,
     run_tune_job,
 )
-from eagleray.training.tune_report import Row, ranking_rows, summarize
+from eagleray.training.tuning.report import Row, ranking_rows, summarize
+from eagleray.training.tuning.search_space import default_space, read_space
 
 _NUM_TRIALS = 20  # by default
 _SHOWN = 20  # trials in the table of the terminal; the page has all of them

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from eagleray.training.checkpoint import CheckpointStore
+from eagleray.training.loop.checkpoint import CheckpointStore
 
 SEEDS = (0, 1, 2)
 COMMON = [

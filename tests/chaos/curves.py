@@ -11,7 +11,7 @@ import numpy as np
 
 from eagleray.core.settings import Settings
 from eagleray.registry.registry import Registry
-from eagleray.training.checkpoint import CheckpointStore
+from eagleray.training.loop.checkpoint import CheckpointStore
 from tests.chaos.scenario_result import ScenarioResult
 from tests.chaos.train import MODEL, RunFolder
 from tests.support.numerics import SAME_LOSS

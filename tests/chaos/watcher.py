@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eagleray.core.errors import InputError
-from eagleray.training.checkpoint import CheckpointStore
+from eagleray.training.loop.checkpoint import CheckpointStore
 from tests.chaos.scenario_result import ScenarioResult
 from tests.support.processes import Child
 

@@ -24,8 +24,8 @@ from eagleray.sources.listing import with_user_columns
 from eagleray.sources.tables import list_locations
 from eagleray.tasks import LossOptions, Multiclass, Prediction, register_task
 from eagleray.tasks.base import Floats, ImageLosses, Task, WeightedMetrics
+from eagleray.tasks.classification.losses import soft_binary_cross_entropies
 from eagleray.tasks.label_metrics import weighted_mean
-from eagleray.tasks.losses import soft_binary_cross_entropies
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, number_tensor
 
 if TYPE_CHECKING:

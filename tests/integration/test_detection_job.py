@@ -22,7 +22,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.models.package import write_package
 from eagleray.registry.references import load_model
 from eagleray.tasks import Outcome
-from eagleray.tasks.object_task import ObjectsPrediction
+from eagleray.tasks.detection.object_task import ObjectsPrediction
 from eagleray.training.job import run_job
 from eagleray.training.prepare import open_job
 from eagleray.training.spec import TrainSpec

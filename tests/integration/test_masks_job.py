@@ -22,7 +22,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import read_settings
 from eagleray.models.package import ModelPackage, write_package
-from eagleray.training.packaging import finish_model
+from eagleray.training.registration.packaging import finish_model
 from tests.support.job_folder import open_predict
 from tests.support.models import registry_in
 from tests.support.segmented import nucleus_spec, write_nuclei

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from eagleray.models.features import features_of
+from eagleray.models.networks.features import features_of
 from eagleray.serve.http import build_http
 from eagleray.serving.applications import Applications
 from eagleray.serving.config import ServiceConfig

@@ -24,7 +24,7 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.core.types import TOLERANCE
 from eagleray.inference.predictor import Predictor
-from eagleray.models.features import features_of
+from eagleray.models.networks.features import features_of
 from eagleray.models.package import write_package
 from eagleray.sharded.attempts import ShardJournal
 from eagleray.sharded.plan import new_id

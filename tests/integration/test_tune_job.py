@@ -20,22 +20,22 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import Settings
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
-from eagleray.training.budget import Budget
 from eagleray.training.monitor import Monitor
 from eagleray.training.prepare import reopen_job
-from eagleray.training.ray_tune import make_scheduler, make_searcher
 from eagleray.training.runs import Run, find_run
-from eagleray.training.search_space import SearchSpace
 from eagleray.training.spec import read_spec
-from eagleray.training.trials import Trial, TrialState, TrialTracker
-from eagleray.training.tune_job import (
+from eagleray.training.tuning.budget import Budget
+from eagleray.training.tuning.job import (
     TuneSummary,
     best_file,
     open_tune_job,
     reopen_tune_job,
     run_tune_job,
 )
-from eagleray.training.tune_record import read_tuning
+from eagleray.training.tuning.ray_tune import make_scheduler, make_searcher
+from eagleray.training.tuning.record import read_tuning
+from eagleray.training.tuning.search_space import SearchSpace
+from eagleray.training.tuning.trials import Trial, TrialState, TrialTracker
 from tests.support.mlflow_database import prepare_home
 from tests.support.numerics import SAME_LOSS
 from tests.support.training import ACCURACY, small_spec, write_stripes

@@ -12,7 +12,7 @@ from PIL import Image
 
 from eagleray.models.attributes import CategoryAttribute, NumberAttribute, num_features
 from eagleray.models.building import build
-from eagleray.models.head import NetworkWithAttributes
+from eagleray.models.networks.head import NetworkWithAttributes
 from eagleray.models.package import ModelPackage
 from tests.support.models import golden_png, lenet, small_package
 

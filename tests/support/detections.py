@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eagleray.tasks.coco_metrics import COCO_METRICS
-from eagleray.tasks.detection_boxes import CROWD, OBJECT, DetectionSet, detection_set
-from eagleray.tasks.mask_observations import TRUE_ROW, observe_masks, shared_pixels
+from eagleray.tasks.detection.boxes import CROWD, OBJECT, DetectionSet, detection_set
+from eagleray.tasks.detection.coco_metrics import COCO_METRICS
+from eagleray.tasks.segmentation.mask_observations import TRUE_ROW, observe_masks, shared_pixels
 
 Floats = npt.NDArray[np.float32]
 Row = tuple[float, float, float, float, float, float]

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from eagleray.data.annotations.masks import box_of, mask_of_pixels
 from eagleray.tasks.annotation import Annotation, TrueObject
-from eagleray.tasks.center_loss import draw_centers
-from eagleray.tasks.class_maps import IGNORED
+from eagleray.tasks.segmentation.center_loss import draw_centers
+from eagleray.tasks.segmentation.class_maps import IGNORED
 from tests.support.training import small_spec
 
 PLAIN = "unet/tests.support.segmented:PlainStages"

@@ -13,15 +13,15 @@ from PIL import Image
 
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.training.distributed import DistributedContext, single_process
 from eagleray.training.events import TrainEvent
+from eagleray.training.loop.distributed import DistributedContext, single_process
+from eagleray.training.loop.pixel_cache import MAX_DISK_FRACTION
+from eagleray.training.loop.trainer import Trainer
 from eagleray.training.monitor import Monitor
-from eagleray.training.pixel_cache import MAX_DISK_FRACTION
 from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.result import TrainResult, load_best_checkpoint
 from eagleray.training.spec import TrainSpec
-from eagleray.training.trainer import Trainer
-from eagleray.training.trials import TrialTracker
+from eagleray.training.tuning.trials import TrialTracker
 from eagleray.training.worker_input import WorkerInput, make_worker_input
 
 

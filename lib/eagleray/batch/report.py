@@ -28,7 +28,7 @@ from eagleray.reports import (
     thumbnails,
 )
 from eagleray.tasks.page import Box, Drawing
-from eagleray.tasks.pixel_task import SHARE_PREFIX
+from eagleray.tasks.segmentation.pixel_task import SHARE_PREFIX
 
 __all__ = [
     "REPORT_COLUMNS",

@@ -33,7 +33,7 @@ from eagleray.sharded.attempts import Shards
 from eagleray.sharded.commit import publish, read_commit, tidy_up
 from eagleray.sharded.progress import JobMonitor
 from eagleray.sharded.run import JobRun
-from eagleray.tasks.pixel_task import SHARE_PREFIX
+from eagleray.tasks.segmentation.pixel_task import SHARE_PREFIX
 
 __all__ = ["JobSummary", "RunShards", "finish_job", "run_job"]
 

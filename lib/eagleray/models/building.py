@@ -75,7 +75,7 @@ def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
     if architecture.num_attributes:
         module = join_attributes(module, architecture)
     if architecture.channels:
-        from eagleray.models.channels import narrow
+        from eagleray.models.networks.channels import narrow
 
         try:
             narrow(module, architecture.channels)
@@ -464,7 +464,7 @@ def find_head(module: nn.Module, num_outputs: int) -> str:
     """
     from torch import nn
 
-    from eagleray.models.head import NetworkWithAttributes
+    from eagleray.models.networks.head import NetworkWithAttributes
 
     if isinstance(module, NetworkWithAttributes):
         return "head"
@@ -486,7 +486,7 @@ def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
     """Replace the last layer with `present` outputs by a new one."""
     from torch import nn
 
-    from eagleray.models.head import HeadWithAttributes
+    from eagleray.models.networks.head import HeadWithAttributes
 
     path = find_head(module, present)
     head = module.get_submodule(path)
@@ -532,7 +532,7 @@ def join_attributes(module: nn.Module, architecture: Architecture) -> nn.Module:
     """
     from torch import nn
 
-    from eagleray.models.head import HeadWithAttributes, MovedHead, NetworkWithAttributes
+    from eagleray.models.networks.head import HeadWithAttributes, MovedHead, NetworkWithAttributes
 
     path = find_head(module, architecture.num_outputs)
     head = module.get_submodule(path)
@@ -551,7 +551,7 @@ def drop_attributes(module: nn.Module) -> nn.Module:
     Args:
         module: Network of images and attributes; its backbone becomes the result.
     """
-    from eagleray.models.head import NetworkWithAttributes
+    from eagleray.models.networks.head import NetworkWithAttributes
 
     assert isinstance(module, NetworkWithAttributes)
     replace_layer(module.backbone, module.place, module.head.linear)

@@ -78,7 +78,7 @@ def _on_maps(module: str, network: str, count: int | None = None) -> Callable[..
     """
 
     def build(*architectures: Any, initialize: bool) -> nn.Module:
-        from eagleray.models.feature_maps import build_on_maps
+        from eagleray.models.networks.feature_maps import build_on_maps
 
         kind = getattr(importlib.import_module(f"eagleray.models.{module}"), network)
         made: nn.Module = build_on_maps(kind, *architectures, count=count, initialize=initialize)

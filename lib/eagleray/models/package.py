@@ -233,7 +233,7 @@ class ModelPackage:
         """
         module = self.build_module()
         if self.outliers is not None:
-            from eagleray.models.outlier_head import add_outlier_score
+            from eagleray.models.networks.outlier_head import add_outlier_score
 
             architecture, confidence = self.manifest.architecture, self.task.confidence
             add_outlier_score(module, architecture, self.outliers, confidence)

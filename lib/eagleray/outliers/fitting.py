@@ -26,7 +26,7 @@ from eagleray.io.fetch import fetch_image
 from eagleray.io.read_ahead import read_ahead
 from eagleray.models.attributes import Features
 from eagleray.models.building import replace_layer
-from eagleray.models.outlier_head import find_linear_head, residuals
+from eagleray.models.networks.outlier_head import find_linear_head, residuals
 from eagleray.models.outliers import MAX_LEVELS, OutlierStatistics
 from eagleray.models.package import ModelPackage
 from eagleray.outliers.moments import Moments

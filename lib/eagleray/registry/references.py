@@ -31,7 +31,7 @@ from eagleray.models.architectures import (
     require_architecture,
 )
 from eagleray.models.building import build, build_pretrained
-from eagleray.models.features import features_of
+from eagleray.models.networks.features import features_of
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
 from eagleray.registry.registry import ModelVersion, Registry
 from eagleray.tasks import Multiclass

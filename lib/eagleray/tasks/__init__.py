@@ -1,14 +1,12 @@
 """What a model predicts: one module for each task, from a table's labels to the response."""
 
 from eagleray.tasks.base import LossOptions, NetworkOutput, Task
-from eagleray.tasks.binary import Binary
-from eagleray.tasks.detection import Detection
+from eagleray.tasks.classification.binary import Binary
+from eagleray.tasks.classification.multiclass import Multiclass
+from eagleray.tasks.classification.multilabel import LABEL_SEPARATOR, Multilabel
+from eagleray.tasks.detection.task import Detection
 from eagleray.tasks.embedding import Embedding
-from eagleray.tasks.instance import Instance
-from eagleray.tasks.multiclass import Multiclass
-from eagleray.tasks.multilabel import LABEL_SEPARATOR, Multilabel
 from eagleray.tasks.outcome import Failure, Outcome, Prediction
-from eagleray.tasks.panoptic import Panoptic
 from eagleray.tasks.registration import (
     StoredTask,
     TaskName,
@@ -18,7 +16,9 @@ from eagleray.tasks.registration import (
     task_names,
 )
 from eagleray.tasks.regression import Regression
-from eagleray.tasks.semantic import Semantic
+from eagleray.tasks.segmentation.instance import Instance
+from eagleray.tasks.segmentation.panoptic import Panoptic
+from eagleray.tasks.segmentation.semantic import Semantic
 
 __all__ = [
     "LABEL_SEPARATOR",

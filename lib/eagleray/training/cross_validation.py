@@ -17,9 +17,9 @@ from eagleray.registry.tracking import TrackedRun
 from eagleray.training.fit import fit
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.monitor import Monitor
-from eagleray.training.packaging import finish_model
 from eagleray.training.plan import TrainPlan, groups_of, is_stratified, plan_network
 from eagleray.training.prepare import TrainJob
+from eagleray.training.registration.packaging import finish_model
 from eagleray.training.report import overfit_warning
 from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run, create_run

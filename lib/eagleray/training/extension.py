@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from eagleray.core.errors import InputError
-from eagleray.training.checkpoint import Progress
+from eagleray.training.loop.checkpoint import Progress
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["Extension", "describe_extension", "make_extension", "reopened"]

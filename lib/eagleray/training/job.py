@@ -16,7 +16,7 @@ from eagleray.training.callback import CallbackList, TrainCallback
 from eagleray.training.fit import fit
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.prepare import TrainJob
-from eagleray.training.registration import register_model
+from eagleray.training.registration.register import register_model
 from eagleray.training.report import extension_warning, overfit_warning, render_training_page
 from eagleray.training.runs import Run, RunRecord, create_run
 from eagleray.training.summary import TrainSummary

@@ -20,10 +20,10 @@ from eagleray.core.ray_session import Cluster
 from eagleray.core.settings import read_settings
 from eagleray.io import storage
 from eagleray.training.callback import Decision
-from eagleray.training.checkpoint import CheckpointStore
-from eagleray.training.distributed import DistributedContext, join_process_group
 from eagleray.training.events import DecisionRequested, LossNotFinite, TrainEvent
 from eagleray.training.extension import reopened
+from eagleray.training.loop.checkpoint import CheckpointStore
+from eagleray.training.loop.distributed import DistributedContext, join_process_group
 from eagleray.training.resources import uses_gpu, worker_resources
 from eagleray.training.spec import TrainSpec
 from eagleray.training.worker_input import WorkerInput
@@ -102,7 +102,7 @@ def _train(
     await_decision: Callable[[int], Decision] | None = None,
 ) -> None:
     """Train as one of several workers; the driver need not import the training loop."""
-    from eagleray.training.trainer import train
+    from eagleray.training.loop.trainer import train
 
     train(worker_input, context, report, await_decision)
 

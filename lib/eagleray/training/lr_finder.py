@@ -17,7 +17,6 @@ from eagleray.core.ray_session import Cluster
 from eagleray.io import storage
 from eagleray.registry.tracking import TrackedRun
 from eagleray.reports import render_page, series
-from eagleray.training.distributed import DistributedContext
 from eagleray.training.events import (
     RangeTestCompleted,
     StepsCompleted,
@@ -27,11 +26,12 @@ from eagleray.training.events import (
 from eagleray.training.fit import job_worker_input
 from eagleray.training.inspection import inspect_data, keep_duplicates_together
 from eagleray.training.launch import run_workers
+from eagleray.training.loop.distributed import DistributedContext
+from eagleray.training.loop.trainer import Trainer
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.runs import Run, create_run
 from eagleray.training.tracking import log_description, log_pages, track_run
-from eagleray.training.trainer import Trainer
 from eagleray.training.worker_input import WorkerInput
 
 __all__ = [

@@ -55,18 +55,18 @@ from eagleray.models.building import (
     load_backbone,
     replace_head,
 )
-from eagleray.models.channels import channels_of
 from eagleray.models.compositions import backbone_of
+from eagleray.models.networks.channels import channels_of
 from eagleray.models.package import ModelPackage
 from eagleray.registry.references import find_version, load_model
 from eagleray.registry.registry import Registry
 from eagleray.tasks import Task, make_task, task_class
 from eagleray.training.custom import require_custom_objects
 from eagleray.training.extension import Extension
+from eagleray.training.loop.stages import require_freezable, stages_of
 from eagleray.training.monitor import Monitor, monitor_of, require_monitor
 from eagleray.training.pruning import Pruned, prune
 from eagleray.training.spec import TrainSpec
-from eagleray.training.stages import require_freezable, stages_of
 from eagleray.training.teachers import find_teacher, require_teacher
 
 __all__ = [

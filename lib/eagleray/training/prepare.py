@@ -16,8 +16,8 @@ from eagleray.data.inspection import Inspection
 from eagleray.io import storage
 from eagleray.io.spec_fields import S3Fields
 from eagleray.registry.registry import Registry
-from eagleray.training.checkpoint import CheckpointStore
 from eagleray.training.extension import make_extension
+from eagleray.training.loop.checkpoint import CheckpointStore
 from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.runs import Run, find_run
 from eagleray.training.spec import TrainSpec

@@ -17,8 +17,8 @@ from torch import nn
 from eagleray.core.errors import InputError, PackageError
 from eagleray.models.architectures import Architecture
 from eagleray.models.building import build, find_head
-from eagleray.models.channels import NARROWABLE, channels_of
 from eagleray.models.cost import model_cost
+from eagleray.models.networks.channels import NARROWABLE, channels_of
 
 __all__ = ["Pruned", "prune"]
 

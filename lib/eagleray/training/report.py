@@ -9,8 +9,8 @@ import numpy as np
 
 from eagleray.reports import render_page, series
 from eagleray.training.extension import Extension
+from eagleray.training.loop.optimizer import learning_rate
 from eagleray.training.monitor import Monitor, metric_title
-from eagleray.training.optimizer import learning_rate
 from eagleray.training.result import TrainResult
 from eagleray.training.spec import TrainSpec
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from eagleray.training.checkpoint import BestEpoch, CheckpointStore
+from eagleray.training.loop.checkpoint import BestEpoch, CheckpointStore
 
 __all__ = ["TrainResult", "load_best_checkpoint"]
 

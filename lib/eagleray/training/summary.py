@@ -7,7 +7,7 @@ from typing import Any
 
 from eagleray.data.inspection import Fault
 from eagleray.training.monitor import Monitor
-from eagleray.training.registration import RunSummary
+from eagleray.training.registration.register import RunSummary
 from eagleray.training.result import TrainResult
 
 __all__ = ["TrainSummary"]

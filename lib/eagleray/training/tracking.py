@@ -15,7 +15,7 @@ from eagleray.registry.lineage import reference_of
 from eagleray.registry.registry import Registry
 from eagleray.registry.tracking import PARENT_TAG, TrackedDataset, TrackedRun
 from eagleray.training.extension import Extension
-from eagleray.training.optimizer import learning_rate
+from eagleray.training.loop.optimizer import learning_rate
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.report import downsample

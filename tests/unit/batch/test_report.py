@@ -24,9 +24,9 @@ from eagleray.batch.shard_summary import ShardSummary
 from eagleray.batch.timeline import seconds_of_work
 from eagleray.core.errors import Reason
 from eagleray.tasks import Embedding
-from eagleray.tasks.class_maps import encode_mask
 from eagleray.tasks.embedding import VectorPrediction
 from eagleray.tasks.outcome import Outcome
+from eagleray.tasks.segmentation.class_maps import encode_mask
 from tests.support.batch import (
     MULTILABEL,
     REGRESSION,

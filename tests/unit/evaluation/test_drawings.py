@@ -14,9 +14,9 @@ from eagleray.evaluation.drawings import draw_mistakes
 from eagleray.evaluation.evaluate import Evaluation
 from eagleray.evaluation.report import render_evaluation
 from eagleray.imaging import FORMATS, Exact, ImageContract
-from eagleray.tasks.class_maps import decode_mask, encode_mask
 from eagleray.tasks.outcome import Outcome
-from eagleray.tasks.semantic import MapPrediction, Semantic
+from eagleray.tasks.segmentation.class_maps import decode_mask, encode_mask
+from eagleray.tasks.segmentation.semantic import MapPrediction, Semantic
 from tests.support.images import encode, photo
 from tests.support.segmented import annotation_of
 

@@ -23,7 +23,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
 from eagleray.models.graph import takes_one_image
 from eagleray.models.package import GRAPH_FILE, ModelPackage, write_package
-from eagleray.tasks.object_task import ObjectsPrediction
+from eagleray.tasks.detection.object_task import ObjectsPrediction
 
 pytestmark = pytest.mark.numerical
 

@@ -213,8 +213,8 @@ def test_a_model_that_is_not_there_is_one_sentence(server: ModelServer) -> None:
 
 
 def test_what_needs_weights_is_refused(server: ModelServer) -> None:
-    from eagleray.models.features import features_of
     from eagleray.models.graph_export import require_graph_outputs
+    from eagleray.models.networks.features import features_of
 
     package = imported(server)
     for needs_weights in (features_of, require_graph_outputs):

@@ -19,7 +19,7 @@ from eagleray.importing.spec import ImportSpec
 from eagleray.importing.transformers_folder import read_folder
 from eagleray.inference.predictor import Predictor
 from eagleray.tasks import Detection
-from eagleray.tasks.object_task import ObjectsPrediction
+from eagleray.tasks.detection.object_task import ObjectsPrediction
 from tests.support.numerics import OPENVINO_ENLARGES
 
 pytestmark = pytest.mark.numerical

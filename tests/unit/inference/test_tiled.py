@@ -14,9 +14,9 @@ from eagleray.imaging.tiles import TiledImage, Tiling, decode_tiles, tile_window
 from eagleray.inference.predictor import Predictor
 from eagleray.inference.tiled import predict_tiled
 from eagleray.tasks import Detection, Semantic
-from eagleray.tasks.class_maps import decode_mask
-from eagleray.tasks.object_task import ObjectsPrediction
-from eagleray.tasks.semantic import MapPrediction
+from eagleray.tasks.detection.object_task import ObjectsPrediction
+from eagleray.tasks.segmentation.class_maps import decode_mask
+from eagleray.tasks.segmentation.semantic import MapPrediction
 from eagleray.tasks.tiling import require_tiles
 from tests.support.detectors import detector_package
 from tests.support.images import encode, photo

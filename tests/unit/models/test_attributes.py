@@ -34,15 +34,15 @@ from eagleray.models.building import (
     join_attributes,
     replace_head,
 )
-from eagleray.models.head import NetworkWithAttributes
+from eagleray.models.networks.head import NetworkWithAttributes
 from eagleray.models.package import ModelManifest, ModelPackage, read_package, write_package
-from eagleray.training.distributed import single_process
 from eagleray.training.job import open_run
+from eagleray.training.loop.distributed import single_process
+from eagleray.training.loop.stages import freeze_stages, stages_of
 from eagleray.training.lr_finder import run_range_test
-from eagleray.training.packaging import finish_model
 from eagleray.training.plan import make_plan
 from eagleray.training.prepare import open_job, reopen_job
-from eagleray.training.stages import freeze_stages, stages_of
+from eagleray.training.registration.packaging import finish_model
 from tests.support.attributes import ATTRIBUTES, package_with_attributes, write_sites
 from tests.support.models import golden_png, small_package
 from tests.support.training import plan_for, small_spec, train_in_process
@@ -351,7 +351,7 @@ def test_mixed_images_have_mixed_attributes(tmp_path: Path) -> None:
     trained, _ = train_in_process(spec, tmp_path / "home")
     assert all(np.isfinite(trained.losses))
     # The mixed features of two one-hot vectors still add up to one.
-    from eagleray.training.augment import StepAugmentation
+    from eagleray.training.loop.augment import StepAugmentation
 
     images = torch.zeros(4, 8, 8, 1, dtype=torch.uint8)
     sites = torch.eye(2)[[0, 1, 1, 0]]

@@ -24,7 +24,7 @@ from eagleray.inference.verification import verify_package
 from eagleray.models.package import Lineage, read_package, write_package
 from eagleray.registry.registry import Registry
 from eagleray.tasks import Regression, make_task
-from eagleray.training.checkpoint import Checkpoint, CheckpointStore, Progress
+from eagleray.training.loop.checkpoint import Checkpoint, CheckpointStore, Progress
 from tests.support.hostile_packages import HOSTILE, Attempt, Hostile, set_tolerance
 from tests.support.memory import CAN_TELL
 from tests.support.models import lenet, lenet_module, registry_in, small_package

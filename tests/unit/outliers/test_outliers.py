@@ -23,10 +23,10 @@ from eagleray.exports.graph import ExportedNetwork, onnx_graph
 from eagleray.imaging import decode
 from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
-from eagleray.models.features import features_of
 from eagleray.models.manifest import ModelManifest
 from eagleray.models.network import ImageNetwork
-from eagleray.models.outlier_head import OutlierHead, residuals
+from eagleray.models.networks.features import features_of
+from eagleray.models.networks.outlier_head import OutlierHead, residuals
 from eagleray.models.outliers import MAX_LEVELS, OutlierStatistics, parse_outliers
 from eagleray.models.package import OUTLIERS_FILE, ModelPackage, read_package, write_package
 from eagleray.outliers.job import OutliersSummary, open_outliers, run_outliers, with_outliers

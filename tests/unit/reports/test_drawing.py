@@ -15,8 +15,8 @@ from eagleray.imaging import Exact, ImageContract, decode
 from eagleray.imaging.upright import upright_size
 from eagleray.reports.drawing import draw, drawn_pictures
 from eagleray.reports.overlays import picture_contract
-from eagleray.tasks.class_maps import encode_mask
 from eagleray.tasks.page import Box, Drawing
+from eagleray.tasks.segmentation.class_maps import encode_mask
 from tests.support.images import encode
 
 GRAY = np.full((60, 100, 3), 128, np.uint8)

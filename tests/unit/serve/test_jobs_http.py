@@ -19,8 +19,8 @@ from eagleray.scheduling.logs import LogWriter
 from eagleray.serving.applications import Applications
 from eagleray.serving.jobs.rules import CALLER_FIELDS, SPECS
 from eagleray.serving.roles import Role, Roles
-from eagleray.training.search_space import read_space
 from eagleray.training.spec import TrainSpec
+from eagleray.training.tuning.search_space import read_space
 from tests.support.models import golden_png
 from tests.support.serving import (
     RunningApp,

@@ -19,7 +19,7 @@ from eagleray.serving import protocol
 from eagleray.serving.protocol import InferRequest, InputTensor, RequestedOutput
 from eagleray.tasks import Multiclass, Regression, Semantic
 from eagleray.tasks.outcome import Outcome, Prediction
-from eagleray.tasks.semantic import MapPrediction
+from eagleray.tasks.segmentation.semantic import MapPrediction
 from tests.support.models import CONTRACT, small_package
 
 TASK = Multiclass(labels=("a", "b", "c"))

@@ -23,9 +23,9 @@ from eagleray.serving.routing import Webhook
 from eagleray.serving.webhook_policy import webhook_policy
 from eagleray.serving.webhooks import Webhooks, sign
 from eagleray.tasks import Detection, Multiclass
+from eagleray.tasks.detection.object_task import ObjectsPrediction
+from eagleray.tasks.detection.objects import DetectedObject
 from eagleray.tasks.limits import CountLimit
-from eagleray.tasks.object_task import ObjectsPrediction
-from eagleray.tasks.objects import DetectedObject
 from eagleray.tasks.outcome import Outcome
 from tests.support.detectors import detector_package
 from tests.support.images import encode, photo

@@ -22,7 +22,7 @@ from eagleray.tasks import (
     Task,
     make_task,
 )
-from eagleray.tasks.multilabel import split_labels
+from eagleray.tasks.classification.multilabel import split_labels
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.regression import parse_number
 

@@ -15,7 +15,7 @@ from torchmetrics.functional import classification as other
 from torchmetrics.functional import regression as other_regression
 
 from eagleray.tasks import Binary, Multiclass, Multilabel, Regression, Task
-from eagleray.training.metrics import TaskMetrics
+from eagleray.training.loop.metrics import TaskMetrics
 from tests.support.evaluation import CLASSES, DEFECTS, TAGS, TASKS, WEIGHT, answers_of
 
 pytestmark = pytest.mark.numerical

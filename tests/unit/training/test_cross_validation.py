@@ -8,8 +8,8 @@ import pytest
 
 from eagleray.core.errors import Reason
 from eagleray.data.inspection import Fault
-from eagleray.training.checkpoint import BestEpoch
 from eagleray.training.cross_validation import CrossValidation, Fold
+from eagleray.training.loop.checkpoint import BestEpoch
 from eagleray.training.result import TrainResult
 from eagleray.training.runs import Run
 from tests.support.training import ACCURACY, epoch_metrics

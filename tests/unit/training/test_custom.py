@@ -12,8 +12,8 @@ import torch
 from eagleray.core.errors import InputError, UserError
 from eagleray.core.settings import Settings
 from eagleray.tasks import Multiclass
-from eagleray.training.augment import StepAugmentation
 from eagleray.training.custom import image_losses, transform_image
+from eagleray.training.loop.augment import StepAugmentation
 from eagleray.training.plan import make_plan
 from tests.support.numerics import SAME_LOSS
 from tests.support.training import small_spec, train_in_process, write_stripes

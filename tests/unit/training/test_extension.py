@@ -11,16 +11,16 @@ import pytest
 
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
-from eagleray.training.checkpoint import Progress
-from eagleray.training.distributed import single_process
 from eagleray.training.events import EpochCompleted
 from eagleray.training.extension import Extension, describe_extension, make_extension
 from eagleray.training.job import open_run
-from eagleray.training.optimizer import learning_rate
+from eagleray.training.loop.checkpoint import Progress
+from eagleray.training.loop.distributed import single_process
+from eagleray.training.loop.optimizer import learning_rate
+from eagleray.training.loop.trainer import Trainer
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import RunRecord
 from eagleray.training.spec import TrainSpec
-from eagleray.training.trainer import Trainer
 from tests.support.numerics import SAME_LOSS
 from tests.support.training import KilledError, plan_for, small_spec, write_stripes
 

@@ -16,9 +16,9 @@ from eagleray.models.architectures import Architecture
 from eagleray.models.building import build
 from eagleray.models.cost import model_cost
 from eagleray.models.package import ModelPackage, create_package, write_package
-from eagleray.training.packaging import finish_model
 from eagleray.training.plan import TrainPlan, describe_plan, make_plan
 from eagleray.training.pruning import Pruned, prune
+from eagleray.training.registration.packaging import finish_model
 from tests.support.models import CONTRACT, DIGITS, LINEAGE, golden_png, small_package
 from tests.support.numerics import SAME_LOSS
 from tests.support.training import (

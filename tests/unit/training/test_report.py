@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from eagleray.training.checkpoint import BestEpoch
+from eagleray.training.loop.checkpoint import BestEpoch
 from eagleray.training.monitor import Monitor
 from eagleray.training.report import overfit_warning, render_training_page
 from eagleray.training.result import TrainResult

@@ -11,8 +11,8 @@ import torch
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings
 from eagleray.io import storage
-from eagleray.training.checkpoint import Progress
 from eagleray.training.job import open_run
+from eagleray.training.loop.checkpoint import Progress
 from eagleray.training.prepare import open_job, reopen_job
 from eagleray.training.runs import RunRecord, create_run, find_run
 from tests.support.training import small_spec, write_stripes

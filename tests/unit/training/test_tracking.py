@@ -11,8 +11,8 @@ import pytest
 from eagleray.core.ray_session import Cluster
 from eagleray.data.split_file import write_split
 from eagleray.registry.registry import Registry
-from eagleray.training.checkpoint import BestEpoch
-from eagleray.training.optimizer import learning_rate
+from eagleray.training.loop.checkpoint import BestEpoch
+from eagleray.training.loop.optimizer import learning_rate
 from eagleray.training.plan import TrainPlan
 from eagleray.training.prepare import TrainJob
 from eagleray.training.result import TrainResult
@@ -24,8 +24,8 @@ from eagleray.training.tracking import (
     resolved_parameters,
     track_run,
 )
-from eagleray.training.trial_runs import TrialRuns
-from eagleray.training.trials import Trial
+from eagleray.training.tuning.trial_runs import TrialRuns
+from eagleray.training.tuning.trials import Trial
 from tests.support.models import registry_in, small_package
 from tests.support.training import ACCURACY, epoch_metrics, plan_for, small_spec, write_stripes
 

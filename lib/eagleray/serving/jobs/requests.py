@@ -116,7 +116,7 @@ def _plan_tuning(
 ) -> JobPlan:
     from optuna.distributions import CategoricalDistribution
 
-    from eagleray.training.search_space import default_space, make_space
+    from eagleray.training.tuning.search_space import default_space, make_space
 
     options = body.options
     if options.space is None:

@@ -1,0 +1,1 @@
+"""Networks that Eagleray defines, and the parts that they are built from."""

@@ -1,0 +1,1 @@
+"""Tasks that give an image labels."""

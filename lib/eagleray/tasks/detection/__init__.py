@@ -1,0 +1,1 @@
+"""Detection, and what all tasks share that find objects."""

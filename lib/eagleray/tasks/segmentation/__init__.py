@@ -1,0 +1,1 @@
+"""Tasks that give pixels labels, and tell objects apart by their pixels."""

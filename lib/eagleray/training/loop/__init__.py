@@ -1,0 +1,1 @@
+"""The training loop of a worker: from images to checkpoints."""

@@ -1,0 +1,1 @@
+"""What becomes of a trained network: a tested, judged and registered version."""

@@ -1,0 +1,1 @@
+"""Tuning: many trainings under one budget, and the best of them."""
