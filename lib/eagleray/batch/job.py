@@ -37,7 +37,6 @@ from eagleray.sharded.plan import read_plan, require_same_work
 from eagleray.sharded.prepare import make_plan, require_free
 from eagleray.sources import InputSpec
 from eagleray.tasks.limits import require_limits
-from eagleray.tasks.tiling import require_tiles
 
 __all__ = ["Job", "open_job"]
 
@@ -98,7 +97,7 @@ class Job:
         options = WorkerOptions(
             top_k=request.top_k,
             limit=request.limit,
-            tiling=request.tiling(self.model.package.contract),
+            tiling=request.tiling(self.model.package),
             masks=request.masks,
             device=device,
             precision=request.precision,
@@ -156,8 +155,7 @@ def open_job(
 
         require_engine(request.engine, package.manifest, precision=request.precision)
     require_limits(request.limit, package.task, where=request.name_of("limit"))
-    if request.tile is not None:
-        require_tiles(package.task, package.contract, where=request.name_of("tile"))
+    request.tiling(package)  # refused before an output is claimed
     if request.masks and _MASKS not in package.task.optional_columns:
         raise InputError(
             f"{request.name_of('masks')} is for instance models, and this is "

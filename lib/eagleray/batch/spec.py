@@ -13,10 +13,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks import FormatName, TableSink, table_sink
-from eagleray.core.spec import Names, Spec, Texts, as_value_error, spec_field, worker_range
+from eagleray.core.spec import Names, Texts, as_value_error, spec_field, worker_range
 from eagleray.core.types import DeviceChoice, EngineName, Precision
-from eagleray.imaging.contract import ImageContract
-from eagleray.imaging.tiles import MAX_SIDE, MIN_SIDE, Tiling
+from eagleray.inference.tile_fields import TileFields
 from eagleray.io import storage
 from eagleray.io.spec_fields import SourceFields
 from eagleray.sharded.failure_limit import FailureLimit, FailureLimitText
@@ -26,8 +25,6 @@ __all__ = ["BatchRequest", "PredictSpec", "WorkersText"]
 
 INPUT, RESULTS, LIMITS, SPEED = "Input", "Results", "Limits", "Speed"
 MAX_TOP_K = 1000
-AUTO_TILE = "auto"
-TILE_OVERLAP = 0.2
 
 
 def _workers(text: str) -> str:
@@ -35,21 +32,10 @@ def _workers(text: str) -> str:
     return text
 
 
-def _tile(text: str) -> str:
-    if text == AUTO_TILE:
-        return text
-    if not text.isdecimal() or not MIN_SIDE <= int(text[:9]) <= MAX_SIDE:
-        raise ValueError(
-            f"{text[:40]!r} is neither auto nor a number of pixels from {MIN_SIDE} to {MAX_SIDE:,}"
-        )
-    return str(int(text))
-
-
-TileText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_tile)]
 WorkersText = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_workers)]
 
 
-class BatchRequest(Spec):
+class BatchRequest(TileFields):
     """The fields of a batch job that a caller of the service may set."""
 
     inputs: Texts = spec_field(
@@ -83,22 +69,6 @@ class BatchRequest(Spec):
         "Number of objects that is to be noticed, such as 'person>10'; the column exceeds lists "
         "those that an image exceeds.",
     )
-    tile: TileText | None = spec_field(
-        None,
-        RESULTS,
-        "Predict large images in overlapping tiles at their own scale: the side of a tile in "
-        "pixels of the original, or auto for the side of the network's input.",
-    )
-    tile_overlap: float = spec_field(
-        TILE_OVERLAP,
-        RESULTS,
-        "Least share of its side by which a tile overlaps the next.",
-        ge=0,
-        le=0.5,
-    )
-    tile_whole: bool = spec_field(
-        False, RESULTS, "Also predict the whole image, for objects larger than a tile."
-    )
     masks: bool = spec_field(
         False, RESULTS, "Add a column masks: the pixels of each object, for an instance model."
     )
@@ -112,32 +82,6 @@ class BatchRequest(Spec):
         if bool(self.inputs) == bool(self.failed_only):
             raise ValueError("name either inputs or failed_only, and not both")
         return self
-
-    @model_validator(mode="after")
-    def _tile_options_have_tiles(self) -> Self:
-        if self.tile is None and (self.tile_whole or self.tile_overlap != TILE_OVERLAP):
-            option = "tile_whole" if self.tile_whole else "tile_overlap"
-            raise ValueError(f"{option} is of tiles; name tile too, such as auto, or leave it out")
-        return self
-
-    def tiling(self, contract: ImageContract) -> Tiling | None:
-        """Return how images are divided into tiles; None for no tiles.
-
-        Args:
-            contract: The image contract of the model.
-        """
-        if self.tile is None:
-            return None
-        side = max(MIN_SIDE, *contract.size) if self.tile == AUTO_TILE else int(self.tile)
-        return Tiling(side, self.tile_overlap, self.tile_whole)
-
-    @property
-    def tiling_text(self) -> str | None:
-        """How images are divided into tiles, in words; None for no tiles."""
-        if self.tile is None:
-            return None
-        whole = ", and the whole image" if self.tile_whole else ""
-        return f"{self.tile}, overlap {self.tile_overlap:g}{whole}"
 
     @property
     def earlier(self) -> tuple[str, ...]:

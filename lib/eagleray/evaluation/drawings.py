@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from eagleray.core.errors import BadImageError
 from eagleray.evaluation.evaluate import Evaluation
+from eagleray.imaging.tiles import Tiling
 from eagleray.inference.predictor import Predictor
 from eagleray.io.fetch import fetch_image
 from eagleray.tasks.page import Drawing
@@ -32,7 +33,9 @@ class DrawnMistake:
     predicted: Drawing
 
 
-def draw_mistakes(predictor: Predictor, evaluation: Evaluation) -> dict[int, DrawnMistake]:
+def draw_mistakes(
+    predictor: Predictor, evaluation: Evaluation, tiling: Tiling | None = None
+) -> dict[int, DrawnMistake]:
     """Return what is drawn over the worst mistakes, by their positions among the measured images.
 
     Nothing for a task whose observations say what is to be drawn, and for models that take
@@ -41,6 +44,7 @@ def draw_mistakes(predictor: Predictor, evaluation: Evaluation) -> dict[int, Dra
     Args:
         predictor: The model.
         evaluation: Its evaluation.
+        tiling: How large images are divided into tiles; None for no tiles.
     """
     task, package = predictor.task, predictor.package
     if not task.predicts_pixels or package.attributes:
@@ -52,7 +56,7 @@ def draw_mistakes(predictor: Predictor, evaluation: Evaluation) -> dict[int, Dra
             content = fetch_image(evaluation.uri(position), package.contract)
         except BadImageError:  # it has changed since
             continue
-        (outcome,) = predictor.predict([content])
+        (outcome,) = predictor.predict([content], tiling=tiling)
         true = task.true_drawing(evaluation.images.labels[int(evaluation.rows[position])])
         if outcome.prediction is not None and true is not None:
             predicted = task.drawing(outcome.prediction, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +15,10 @@ from eagleray.core.errors import BadImageError, InputError, PackageError, Reason
 from eagleray.data.encoding import encode_attributes, encode_targets
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import DecodedImage
+from eagleray.imaging.tiles import Tiling
 from eagleray.inference.predictor import Predictor
 from eagleray.io.fetch import fetch_image
+from eagleray.models.attributes import Features
 from eagleray.tasks import Outcome, Prediction, Task
 
 __all__ = ["Evaluation", "FailedImage", "evaluate"]
@@ -91,6 +93,7 @@ def evaluate(
     predictor: Predictor,
     images: LabelledImages,
     *,
+    tiling: Tiling | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Predict every image and encode its label; threads read and decode ahead of the network.
@@ -98,6 +101,7 @@ def evaluate(
     Args:
         predictor: The model on its device.
         images: The labelled images.
+        tiling: How large images are divided into tiles, one image after the other; None for none.
         progress: Called after each batch with its number of images, and of those that failed.
 
     Raises:
@@ -109,21 +113,11 @@ def evaluate(
     targets = encode_targets(task, images)
     attributes = encode_attributes(predictor.package.attributes, images)
 
-    def read(uri: str) -> DecodedImage | Outcome:
-        try:
-            return predictor.preprocess(fetch_image(uri, predictor.package.contract))
-        except BadImageError as error:
-            return Outcome.from_error(error)
-
     rows: list[int] = []
     outputs: list[npt.NDArray[np.float32]] = []
     failures: list[FailedImage] = []
-    num_threads = max(_MIN_READERS, predictor.decode_threads)
     done = 0
-    batches = predictor.predict_ahead(
-        images.uris, read, num_threads=num_threads, attributes=attributes
-    )
-    for batch in batches:
+    for batch in _predict(predictor, images, attributes, tiling):
         known = len(failures)
         for row, outcome in enumerate(batch, start=done):
             if outcome.failure is not None:
@@ -140,9 +134,38 @@ def evaluate(
             f"None of the {len(images):,} test images can be decoded; of the first: "
             f"{failures[0].message}."
         )
-    stacked = torch.from_numpy(np.stack(outputs))
+    stacked = torch.from_numpy(_stack(outputs))
     _require_finite(predictor, images, rows, stacked)
     return Evaluation(task, images, np.asarray(rows), stacked, targets[rows], tuple(failures))
+
+
+def _predict(
+    predictor: Predictor,
+    images: LabelledImages,
+    attributes: Features | None,
+    tiling: Tiling | None,
+) -> Iterator[list[Outcome]]:
+    contract = predictor.package.contract
+
+    def read(uri: str) -> DecodedImage | Outcome:
+        try:
+            return predictor.preprocess(fetch_image(uri, contract))
+        except BadImageError as error:
+            return Outcome.from_error(error)
+
+    if tiling is None:
+        num_threads = max(_MIN_READERS, predictor.decode_threads)
+        yield from predictor.predict_ahead(
+            images.uris, read, num_threads=num_threads, attributes=attributes
+        )
+        return
+    for row, uri in enumerate(images.uris):
+        try:
+            image = predictor.preprocess(fetch_image(uri, contract), tiling=tiling)
+        except BadImageError as error:
+            image = Outcome.from_error(error)
+        features = None if attributes is None else attributes[row : row + 1]
+        yield predictor.predict_decoded([image], features)
 
 
 def _observe(
@@ -152,6 +175,16 @@ def _observe(
         return task.observe(prediction, images.labels[row])
     except InputError as error:
         raise InputError(f"The label of {images.place(row)} cannot be used: {error}") from None
+
+
+def _stack(observations: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Return observations as one array; those with fewer rows get rows of zeros."""
+    stacked = np.zeros(
+        (len(observations), max(map(len, observations)), *observations[0].shape[1:]), np.float32
+    )
+    for place, one in enumerate(observations):
+        stacked[place, : len(one)] = one
+    return stacked
 
 
 def _require_finite(

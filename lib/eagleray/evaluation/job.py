@@ -189,11 +189,11 @@ def open_evaluation(
                 f"{place} asks for `{kpi}`, and the registry has no version that "
                 f"{model.reference} was made from; leave the line out or compare with `current`."
             )
-    encode_attributes(package.attributes, images)
-    for other in (current, parent):
-        if other is not None:
-            encode_targets(other.package.task, images)
-            encode_attributes(other.package.attributes, images)
+    for each in (model, current, parent):
+        if each is not None:
+            encode_targets(each.package.task, images)
+            encode_attributes(each.package.attributes, images)
+            spec.tiling(each.package)
     name = f"{model.name}-{package.digest[:12]}-on-{images.digest[:12]}.html"
     return EvaluationJob(
         spec=spec,
@@ -277,7 +277,7 @@ def run_evaluation(
             kpi_results=kpi_results,
             slices=slice_metrics(evaluation, job.columns),
             warnings=warnings,
-            drawn=draw_mistakes(predictor, evaluation),
+            drawn=draw_mistakes(predictor, evaluation, job.spec.tiling(job.model.package)),
         )
         _write(job.output, page)
     return EvaluationSummary(record, evaluation, intervals, kpi_results, job.output, warnings)
@@ -302,7 +302,8 @@ def _evaluate(
         def progress(count: int, failed: int) -> None:
             bar.advance(count, failed=failed)
 
-        return predictor, evaluate(predictor, job.images, progress=progress)
+        tiling = job.spec.tiling(model.package)
+        return predictor, evaluate(predictor, job.images, tiling=tiling, progress=progress)
 
 
 def _facts(
@@ -318,6 +319,8 @@ def _facts(
         "data digest": record.data_digest,
         "measured": record.created,
     }
+    if job.spec.tiling_text is not None:
+        facts["tiles"] = job.spec.tiling_text
     facts |= task.facts(evaluation.outputs, evaluation.targets)
     if job.images.notes:
         facts["how the data were read"] = " ".join(job.images.notes)

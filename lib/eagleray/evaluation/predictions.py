@@ -91,10 +91,13 @@ class ImagePredictions:
         rows = table["row"].to_numpy()
         outputs = _as_tensor(table["outputs"], len(rows))
         targets = _as_tensor(table["target"], len(rows))
-        num_values = math.prod(task.observation_shape)
+        num_rows, *row = task.observation_shape
+        if task.observes_rows:
+            num_rows = outputs.shape[1] // math.prod(row)
+        num_values = num_rows * math.prod(row)
         if outputs.shape[1] != num_values or (np.diff(rows) <= 0).any():
             raise ValueError(f"it is not of a {task.name} model with {num_values} outputs")
-        outputs = outputs.reshape(-1, *task.observation_shape)
+        outputs = outputs.reshape(-1, num_rows, *row)
         targets = task.shape_targets(targets)
         return cls(rows, outputs, targets.to(getattr(torch, task.target_dtype)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eagleray.core.spec import Names, Texts, spec_field
 from eagleray.data.spec import DATA, LabelledFields
+from eagleray.inference.tile_fields import TileFields
 from eagleray.io import storage
 from eagleray.io.spec_fields import ReadFields
 
@@ -12,7 +13,7 @@ __all__ = ["EvaluateSpec"]
 MODEL, REPORT = "Model", "Report"
 
 
-class EvaluateSpec(ReadFields, LabelledFields):
+class EvaluateSpec(ReadFields, TileFields, LabelledFields):
     """An evaluation of a model on labelled images."""
 
     model: str = spec_field(
@@ -51,12 +52,16 @@ class EvaluateSpec(ReadFields, LabelledFields):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The arguments that name the same images, in any working folder."""
+        """The arguments that measure the same images in the same way, in any working folder."""
         words = [storage.absolute(self.data)]
-        for name in (*LabelledFields.model_fields, "split"):
+        for name in (*LabelledFields.model_fields, "split", *TileFields.model_fields):
             value = getattr(self, name)
             if name == "data" or value == type(self).model_fields[name].get_default():
                 continue
+            option = f"--{name.replace('_', '-')}"
+            if value is True:
+                words.append(option)
+                continue
             for item in value if isinstance(value, tuple) else (value,):
-                words += [f"--{name.replace('_', '-')}", str(item)]
+                words += [option, str(item)]
         return tuple(words)

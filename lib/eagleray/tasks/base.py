@@ -118,6 +118,8 @@ class Task(BaseModel):
         main_member: The member of a response that has what the task predicts, for examples.
         instead: What can be done instead of an explanation, as a clause, for a task that has none.
         joins_tiles: Whether `join_tiles` makes the prediction of an image from its tiles.
+        observes_rows: Whether the observation of an image in tiles may have more rows than
+            `observation_shape`; rows of zeros say nothing.
         counts_objects: Whether `counts` returns how many objects of each label an image has.
         optional_columns: Columns of `result_types` that a batch job has on request only.
         measures_training: Whether the metrics of an epoch are also computed over its training
@@ -145,6 +147,7 @@ class Task(BaseModel):
         "explained"
     )
     joins_tiles: ClassVar[bool] = False
+    observes_rows: ClassVar[bool] = False
     counts_objects: ClassVar[bool] = False
     optional_columns: ClassVar[frozenset[str]] = frozenset()
     measures_training: ClassVar[bool] = True

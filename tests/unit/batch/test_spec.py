@@ -14,6 +14,7 @@ from eagleray.core.settings import Settings
 from eagleray.imaging.tiles import Tiling
 from eagleray.sharded.failure_limit import FailureLimit
 from tests.support.batch import loaded_model
+from tests.support.detectors import detector_package
 
 
 def request(**overrides: Any) -> PredictSpec:
@@ -108,7 +109,7 @@ def test_tiles_are_part_of_the_work() -> None:
     assert plain.tiling is None
     assert tiled.tiling == "640, overlap 0.2"
     assert tiled.differences(plain) == ["tiling is None there and 640, overlap 0.2 here"]
-    contract = loaded_model().package.contract
-    assert request(tile="auto", tile_whole=True).tiling(contract) == Tiling(
-        max(64, *contract.size), 0.2, whole=True
+    package = detector_package()
+    assert request(tile="auto", tile_whole=True).tiling(package) == Tiling(
+        max(64, *package.contract.size), 0.2, whole=True
     )

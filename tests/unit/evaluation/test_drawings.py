@@ -52,7 +52,7 @@ def test_label_and_prediction_of_a_wrong_image_are_drawn(tmp_path: Path) -> None
     predictor = SimpleNamespace(
         task=TASK,
         package=SimpleNamespace(attributes=(), contract=CONTRACT),
-        predict=lambda images: [Outcome(predicted, width=40, height=30) for _ in images],
+        predict=lambda images, tiling: [Outcome(predicted, width=40, height=30) for _ in images],
     )
     drawn = draw_mistakes(cast("Any", predictor), evaluation)
     assert list(drawn) == [0]

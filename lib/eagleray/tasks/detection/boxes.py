@@ -18,6 +18,7 @@ import numpy.typing as npt
 from eagleray.core.errors import InputError
 
 __all__ = [
+    "COCO_DETECTIONS",
     "CROWD",
     "OBJECT",
     "DetectionSet",
@@ -31,6 +32,8 @@ OBJECT = 1
 """Kind of a row of the targets that is one object."""
 CROWD = 2
 """Kind of a row of the targets that stands for many objects which are not told apart."""
+COCO_DETECTIONS = 100
+"""Number of detections of an image and label that COCO counts."""
 
 _MAX_PAIRS_AT_ONCE = 250_000
 
@@ -118,6 +121,17 @@ class DetectionSet:
     def num_images(self) -> int:
         """Number of images N."""
         return len(self.size)
+
+    @property
+    def max_detections(self) -> int:
+        """Number of detections of an image and label that count, those with the highest scores.
+
+        It is 100, as in COCO, whose images have fewer objects of a label; or as many as an image of
+        these data has.
+        """
+        own = ~self.crowd
+        counts = np.bincount(self.true_image[own] * self.num_labels + self.true_label[own])
+        return max(COCO_DETECTIONS, int(counts.max(initial=0)))
 
     @property
     def num_true(self) -> Integers:

@@ -2,7 +2,8 @@
 
 Detections with the same score are ranked in their order: by image, then as they are listed. The
 area of a true object is that of its box, or of its mask where masks are compared; COCO's own
-files give the area of the mask for boxes too, which puts some objects into another size.
+files give the area of the mask for boxes too, which puts some objects into another size. Of an
+image, 100 detections of a label count, or more where an image has more objects of it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eagleray.tasks.detection.boxes import (
+    COCO_DETECTIONS,
     DetectionSet,
     Doubles,
     Integers,
     overlapping_pairs,
 )
-from eagleray.tasks.detection.matching import MAX_DETECTIONS, ranks_among
+from eagleray.tasks.detection.matching import ranks_among
 
 if TYPE_CHECKING:
     from faster_coco_eval import COCO
@@ -43,7 +45,7 @@ COCO_METRICS = (
 
 _IOU_50, _IOU_75 = 0, 5
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
-_MAX_1, _MAX_10, _MAX_100 = range(3)
+_MAX_1, _MAX_10, _MAX_100, _MOST = 0, 1, 2, -1
 
 
 def coco_metrics(data: DetectionSet, labels: Sequence[str]) -> dict[str, float]:
@@ -59,22 +61,22 @@ def coco_metrics(data: DetectionSet, labels: Sequence[str]) -> dict[str, float]:
         return {}
     precision, recall = _evaluate(data)
     found = {
-        "map": precision[:, :, :, _ALL, _MAX_100],
-        "map_50": precision[_IOU_50, :, :, _ALL, _MAX_100],
-        "map_75": precision[_IOU_75, :, :, _ALL, _MAX_100],
-        "map_small": precision[:, :, :, _SMALL, _MAX_100],
-        "map_medium": precision[:, :, :, _MEDIUM, _MAX_100],
-        "map_large": precision[:, :, :, _LARGE, _MAX_100],
+        "map": precision[:, :, :, _ALL, _MOST],
+        "map_50": precision[_IOU_50, :, :, _ALL, _MOST],
+        "map_75": precision[_IOU_75, :, :, _ALL, _MOST],
+        "map_small": precision[:, :, :, _SMALL, _MOST],
+        "map_medium": precision[:, :, :, _MEDIUM, _MOST],
+        "map_large": precision[:, :, :, _LARGE, _MOST],
         "mar_1": recall[:, :, _ALL, _MAX_1],
         "mar_10": recall[:, :, _ALL, _MAX_10],
         "mar_100": recall[:, :, _ALL, _MAX_100],
-        "mar_small": recall[:, :, _SMALL, _MAX_100],
-        "mar_medium": recall[:, :, _MEDIUM, _MAX_100],
-        "mar_large": recall[:, :, _LARGE, _MAX_100],
+        "mar_small": recall[:, :, _SMALL, _MOST],
+        "mar_medium": recall[:, :, _MEDIUM, _MOST],
+        "mar_large": recall[:, :, _LARGE, _MOST],
     }
     for index, label in enumerate(labels):
-        found[f"ap[{label}]"] = precision[:, :, index, _ALL, _MAX_100]
-        found[f"ap_50[{label}]"] = precision[_IOU_50, :, index, _ALL, _MAX_100]
+        found[f"ap[{label}]"] = precision[:, :, index, _ALL, _MOST]
+        found[f"ap_50[{label}]"] = precision[_IOU_50, :, index, _ALL, _MOST]
     # COCO marks what is not defined by -1.
     defined = {name: values[values > -1] for name, values in found.items()}
     return {name: float(values.mean()) for name, values in defined.items() if values.size}
@@ -93,6 +95,7 @@ def _evaluate(data: DetectionSet) -> tuple[Doubles, Doubles]:
     evaluation = COCOeval_faster(
         _coco(data, true), _coco(data, found), "bbox", print_function=_silent
     )
+    evaluation.params.maxDets = sorted({1, 10, COCO_DETECTIONS, data.max_detections})
     if data.masks is not None:
         evaluation.computeIoU = _overlaps_of_masks(data)
     evaluation.evaluate()
@@ -122,11 +125,12 @@ def _overlaps_of_masks(data: DetectionSet) -> Callable[[int, int], Doubles]:
     true_keys = data.true_image * data.num_labels + data.true_label
     rank = ranks_among(keys, -data.score)
     column = ranks_among(true_keys, np.arange(len(true_keys)))
-    pairs = pairs[rank[pairs.detection] < MAX_DETECTIONS]
+    most = data.max_detections
+    pairs = pairs[rank[pairs.detection] < most]
     pairs = pairs[np.argsort(keys[pairs.detection], kind="stable")]
     num_keys = data.num_images * data.num_labels
     starts = np.searchsorted(keys[pairs.detection], np.arange(num_keys + 1))
-    rows = np.bincount(keys, minlength=num_keys).clip(max=MAX_DETECTIONS)
+    rows = np.bincount(keys, minlength=num_keys).clip(max=most)
     columns = np.bincount(true_keys, minlength=num_keys)
 
     def overlaps(image_id: int, category_id: int) -> Doubles:

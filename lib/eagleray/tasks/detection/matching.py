@@ -19,7 +19,6 @@ from eagleray.tasks.detection.boxes import (
 
 __all__ = [
     "COCO_IOUS",
-    "MAX_DETECTIONS",
     "Matches",
     "match_as_coco",
     "match_as_voc",
@@ -28,8 +27,6 @@ __all__ = [
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 """The IoUs that COCO averages over."""
-MAX_DETECTIONS = 100
-"""Number of detections of an image and label that COCO counts, those with the highest scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +57,9 @@ def match_as_coco(data: DetectionSet, ious: Doubles) -> Matches:
         data: The detections and the true objects.
         ious: Smallest overlaps of a match, float64 (L,).
     """
-    rank = _ranks(data)
+    rank, most = _ranks(data), data.max_detections
     pairs = overlapping_pairs(data, float(ious.min()), same_label=True)
-    pairs = pairs[rank[pairs.detection] < MAX_DETECTIONS]
+    pairs = pairs[rank[pairs.detection] < most]
     crowd = data.crowd[pairs.truth]
     order = np.lexsort(
         (-pairs.truth, -pairs.overlap, crowd, pairs.detection, rank[pairs.detection])
@@ -71,7 +68,7 @@ def match_as_coco(data: DetectionSet, ious: Doubles) -> Matches:
     truth = np.full((len(ious), len(data.score)), -1)
     taken = np.zeros((len(ious), len(data.crowd)), bool)
     # Detections of one rank belong to different images or labels, so they compete for no object.
-    bounds = np.searchsorted(rank[pairs.detection], np.arange(MAX_DETECTIONS + 1))
+    bounds = np.searchsorted(rank[pairs.detection], np.arange(most + 1))
     for start, stop in pairwise(bounds):
         some = pairs[np.arange(start, stop)]
         free = ~taken[:, some.truth] | data.crowd[some.truth]
@@ -84,7 +81,7 @@ def match_as_coco(data: DetectionSet, ious: Doubles) -> Matches:
     return Matches(
         truth=truth,
         hit=(truth >= 0) & ~in_crowd,
-        ignored=in_crowd | (rank >= MAX_DETECTIONS),
+        ignored=in_crowd | (rank >= most),
     )
 
 

@@ -47,6 +47,7 @@ class Detection(ObjectTask):
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
     exported_names: ClassVar[tuple[str, ...]] = ("boxes", "scores")
     default_architecture: ClassVar[str] = "detector/resnet18"
+    observes_rows: ClassVar[bool] = True
     joins_tiles: ClassVar[bool] = True
 
     name: Literal["detection"] = "detection"

@@ -196,3 +196,22 @@ def test_nothing_is_printed_or_logged(
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
     assert len(recwarn) == 0
+
+
+def test_an_image_with_more_objects_than_coco_has_may_have_all_of_them_found() -> None:
+    """As pycocotools with `maxDets` of 150, but for `mar_100`, which counts 100."""
+    corners = np.stack(np.meshgrid(np.arange(15), np.arange(10)), axis=-1).reshape(-1, 2) * 20.0
+    outputs = np.zeros((1, 200, 6), np.float32)
+    outputs[0, :150, :2], outputs[0, :150, 2:4] = corners, corners + 10
+    outputs[0, :150, 4] = np.linspace(0.9, 0.1, 150)
+    targets = np.zeros((1, 151, 6), np.float32)
+    targets[0, 0, :2] = 300, 200
+    targets[0, 1:, :2], targets[0, 1:, 2:4], targets[0, 1:, 5] = corners, corners + 10, OBJECT
+    data = detection_set(outputs, targets, 1)
+    found = coco_metrics(data, ["cell"])
+    assert found["map"] == pytest.approx(1.0)
+    assert found["mar_small"] == pytest.approx(1.0)
+    assert found["mar_100"] == pytest.approx(100 / 150)
+    assert found["mar_10"] == pytest.approx(10 / 150)
+    resampled = resampled_average_precision(outputs, targets, 1)(np.ones((1, 1)))
+    assert resampled["map"][0] == pytest.approx(1.0)
