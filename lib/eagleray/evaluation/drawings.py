@@ -1,6 +1,6 @@
 """Predicts the worst mistakes of a model of pixels once more, to draw what it predicts there.
 
-An evaluation keeps the confusion matrix of an image, and not its class map.
+An evaluation keeps counts of an image, and not its masks.
 """
 
 from __future__ import annotations
@@ -47,18 +47,20 @@ def draw_mistakes(
         tiling: How large images are divided into tiles; None for no tiles.
     """
     task, package = predictor.task, predictor.package
-    if not task.predicts_pixels or package.attributes:
+    if package.attributes:
         return {}
     mistakes = task.worst_mistakes(evaluation.outputs, evaluation.targets, MAX_MISTAKES)
     drawn = {}
     for position in (one.position for one in mistakes):
+        true = task.true_drawing(evaluation.images.labels[int(evaluation.rows[position])])
+        if true is None:
+            return {}
         try:
             content = fetch_image(evaluation.uri(position), package.contract)
         except BadImageError:  # it has changed since
             continue
         (outcome,) = predictor.predict([content], tiling=tiling)
-        true = task.true_drawing(evaluation.images.labels[int(evaluation.rows[position])])
-        if outcome.prediction is not None and true is not None:
+        if outcome.prediction is not None:
             predicted = task.drawing(outcome.prediction, None)
             assert predicted is not None
             drawn[position] = DrawnMistake(true, predicted)

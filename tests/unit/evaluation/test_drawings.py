@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 import torch
 
 from eagleray.data.labelled import LabelledImages
@@ -14,6 +15,7 @@ from eagleray.evaluation.drawings import draw_mistakes
 from eagleray.evaluation.evaluate import Evaluation
 from eagleray.evaluation.report import render_evaluation
 from eagleray.imaging import FORMATS, Exact, ImageContract
+from eagleray.tasks import Instance, Multiclass, Panoptic, Task
 from eagleray.tasks.outcome import Outcome
 from eagleray.tasks.segmentation.class_maps import decode_mask, encode_mask
 from eagleray.tasks.segmentation.semantic import MapPrediction, Semantic
@@ -63,3 +65,34 @@ def test_label_and_prediction_of_a_wrong_image_are_drawn(tmp_path: Path) -> None
     ).decode()
     assert page.count("data:image/jpeg") == 2
     assert "The labelled pixels, and the predicted ones below." in page
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Instance(labels=("background", "cell")),
+        Panoptic(labels=("background", "cell"), things=("cell",)),
+    ],
+)
+def test_true_objects_are_drawn_each_in_a_colour(task: Task) -> None:
+    left, right = half(left=True), half(left=False)
+    left[:, 10:] = right[:10] = False
+    drawing = task.true_drawing(annotation_of([("cell", left), ("cell", right)]).to_text())
+    assert drawing is not None
+    numbers = decode_mask(drawing.mask)
+    assert np.unique(numbers).tolist() == [0, 1, 2]
+    assert ((numbers == 1) == left).all()
+    assert ((numbers == 2) == right).all()
+
+
+def test_nothing_is_predicted_again_for_a_task_without_masks() -> None:
+    evaluation = SimpleNamespace(
+        outputs=torch.tensor([[0.9, 0.1]]),
+        targets=torch.tensor([1]),
+        rows=np.arange(1),
+        images=SimpleNamespace(labels=("b",)),
+    )
+    predictor = SimpleNamespace(
+        task=Multiclass(labels=("a", "b")), package=SimpleNamespace(attributes=())
+    )
+    assert draw_mistakes(cast("Any", predictor), cast("Any", evaluation)) == {}

@@ -30,6 +30,7 @@ from eagleray.tasks.segmentation.mask_observations import (
     observe_masks,
     shared_pixels,
 )
+from eagleray.tasks.segmentation.object_maps import object_drawing
 from eagleray.tasks.segmentation.object_masks import encode_masks, numbers_of
 from eagleray.tasks.segmentation.pixel_task import BACKGROUND, require_size
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
@@ -228,6 +229,10 @@ class Instance(CenterTask, ObjectTask):
             return drawing
         numbers = numbers_of([one.counts for one in masks], *masks[0].size)
         return Drawing(drawing.boxes, mask=encode_mask(numbers))
+
+    def true_drawing(self, text: str) -> Drawing | None:
+        """Return the true objects, each in a colour."""
+        return object_drawing(text)
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None

@@ -16,12 +16,26 @@ from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Placement
 from eagleray.tasks.annotation import Annotation, parse_annotation
-from eagleray.tasks.segmentation.class_maps import IGNORED, map_in_input, move_map, pixels_inside
+from eagleray.tasks.page import Drawing
+from eagleray.tasks.segmentation.class_maps import (
+    IGNORED,
+    encode_mask,
+    map_in_input,
+    move_map,
+    pixels_inside,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ObjectMaps", "join_object_maps", "label_indices", "move_object_map", "object_map"]
+__all__ = [
+    "ObjectMaps",
+    "join_object_maps",
+    "label_indices",
+    "move_object_map",
+    "object_drawing",
+    "object_map",
+]
 
 Numbers = npt.NDArray[np.int16]
 Integers = npt.NDArray[np.int64]
@@ -44,6 +58,16 @@ def object_map(annotation: Annotation) -> Numbers:
     for number, one in enumerate(annotation.objects, start=1):
         flat[pixels_inside(one, height, width)] = number
     return np.ascontiguousarray(flat.reshape(width, height).T)
+
+
+def object_drawing(text: str) -> Drawing:
+    """Return what is drawn of the objects of an annotation: each in a colour.
+
+    Args:
+        text: The annotation, in the form of `tasks.annotation`.
+    """
+    numbers = object_map(parse_annotation(text))
+    return Drawing(mask=encode_mask(numbers.astype(np.uint16)))
 
 
 def label_indices(annotation: Annotation, labels: Sequence[str]) -> Integers:

@@ -34,7 +34,7 @@ from eagleray.tasks.segmentation.class_maps import (
     within_image,
 )
 from eagleray.tasks.segmentation.grouping import FoundObjects
-from eagleray.tasks.segmentation.object_maps import label_indices, object_map
+from eagleray.tasks.segmentation.object_maps import label_indices, object_drawing, object_map
 from eagleray.tasks.segmentation.object_masks import encode_masks
 from eagleray.tasks.segmentation.panoptic_metrics import (
     PanopticCounts,
@@ -367,6 +367,10 @@ class Panoptic(CenterTask, PixelTask):
             if one.label in self.things
         ]
         return Drawing(boxes, mask=prediction.segment_map)
+
+    def true_drawing(self, text: str) -> Drawing | None:
+        """Return the true objects, each in a colour."""
+        return object_drawing(text)
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None
