@@ -12,7 +12,7 @@ its single images give, and a graph of the network has no lengths that depend on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,12 +56,16 @@ class RegionProposalNetwork(nn.Module):
         width: Number of channels of the feature maps.
         strides: Pixels of the input for a place of each feature map.
         count: Number of proposals of an image.
+
+    Attributes:
+        count: Number of proposals of an image.
     """
 
     def __init__(self, width: int, strides: Sequence[int], count: int) -> None:
         super().__init__()
         self.head = RPNHead(width, len(_SHAPES))
-        self._strides, self._count = tuple(strides), count
+        self.count = count
+        self._strides = tuple(strides)
 
     def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Proposals:
         """Propose boxes.
@@ -83,7 +87,7 @@ class RegionProposalNetwork(nn.Module):
             for logit, delta, own in zip(logits, deltas, anchors, strict=True)
         ]
         ranks, boxes = (torch.cat(one, dim=1) for one in zip(*parts, strict=True))
-        _, best = ranks.topk(min(self._count, ranks.shape[1]), dim=1)
+        _, best = ranks.topk(min(self.count, ranks.shape[1]), dim=1)
         return Proposals(
             _take(boxes, best),
             torch.cat(anchors),
@@ -136,8 +140,14 @@ def _unsuppressed(boxes: Tensor) -> Tensor:
 
 def _overlaps(boxes: Tensor) -> Tensor:
     """Return the intersection over union of all pairs of boxes (N, K, 4) of an image, (N, K, K)."""
-    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=3)
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(dim=2)
-    return shared / (areas[:, :, None] + areas[:, None] - shared).clamp(min=1e-9)
+    x1, y1, x2, y2 = boxes.unbind(dim=2)
+    width = _pairs(torch.minimum, x2) - _pairs(torch.maximum, x1)
+    height = _pairs(torch.minimum, y2) - _pairs(torch.maximum, y1)
+    shared = width.clamp(min=0) * height.clamp(min=0)
+    areas = (x2 - x1) * (y2 - y1)
+    return shared / (_pairs(torch.add, areas) - shared).clamp(min=1e-9)
+
+
+def _pairs(operation: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return the results for all pairs of values (N, K) of an image, (N, K, K)."""
+    return operation(values[:, :, None], values[:, None])
