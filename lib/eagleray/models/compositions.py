@@ -1,6 +1,7 @@
 """Networks that are built on the feature maps of a classifier, by a prefix of its name.
 
-detector/resnet18    a detector on the feature maps of resnet18; so are fcos, retinanet and ssdlite
+detector/resnet18    a detector on the feature maps of resnet18; so are fcos, retinanet,
+                     ssdlite and fasterrcnn
 unet/resnet18        a segmentation network; so are deeplabv3, lraspp, fcn8s and fcn32s
 panoptic/resnet18    a segmentation network that tells objects apart
 
@@ -102,6 +103,7 @@ for _prefix, _build, _size in (
     ("detector", _on_maps("detector", "Detector", 3), 416),
     ("fcos", _on_maps("fcos", "FCOS", 3), 416),
     ("retinanet", _on_maps("retinanet", "RetinaNet", 3), 416),
+    ("fasterrcnn", _on_maps("faster_rcnn", "FasterRCNN", 4), 416),
     ("ssdlite", _on_maps("ssdlite", "SSDLite", 2), 320),
     ("unet", _on_maps("segmenters", "UNet"), 256),
     ("panoptic", _on_maps("panoptic_deeplab", "PanopticDeepLab"), 256),

@@ -48,10 +48,10 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     Args:
         deltas: (N, A, 4): the shifts of the centre, across and down, in sides of the anchor, and
             the logarithms of the factors of its width and height.
-        anchors: (A, 4).
+        anchors: (A, 4), or (N, A, 4).
     """
-    sides = anchors[:, 2:] - anchors[:, :2]
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[..., :2] * sides
+    sides = anchors[..., 2:] - anchors[..., :2]
+    centres = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * sides
     halves = deltas[..., 2:].clamp(max=_MAX_LOG_FACTOR).exp() * sides / 2
     return torch.cat([centres - halves, centres + halves], dim=2)
 

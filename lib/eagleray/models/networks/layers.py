@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["convolutions", "enlarge", "group_norm", "points_of", "with_group_norm"]
+__all__ = [
+    "convolutions",
+    "enlarge",
+    "group_norm",
+    "points_of",
+    "softmax_logits",
+    "with_group_norm",
+]
 
 _GROUP = 8  # channels of a group of the normalisation
+_MIN_ABSENCE = 1e-6  # keeps logits finite
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -66,3 +74,9 @@ def points_of(features: Tensor, stride: float) -> Tensor:
     x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
     down, across = torch.meshgrid(y, x, indexing="ij")
     return torch.stack([across, down, torch.full_like(across, stride)], dim=2).reshape(-1, 3)
+
+
+def softmax_logits(scores: Tensor) -> Tensor:
+    """Return the logits of the probabilities that a softmax over the last axis gives."""
+    log_shares = scores.log_softmax(dim=-1)
+    return log_shares - (1 - log_shares.exp()).clamp(min=_MIN_ABSENCE).log()

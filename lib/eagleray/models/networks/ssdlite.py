@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from eagleray.models.networks.anchors import anchors_of, decode, rows_of, shape_anchors
 from eagleray.models.networks.feature_maps import FeatureLevel
-from eagleray.models.networks.layers import group_norm
+from eagleray.models.networks.layers import group_norm, softmax_logits
 
 __all__ = ["SSDLite"]
 
@@ -30,7 +30,6 @@ _RATIOS = (0.5, 2.0, 1 / 3, 3.0)  # of height to width, beside two squares
 _NUM_SHAPES = len(_RATIOS) + 2
 _FEATURES = 64  # of an anchor, by which its labels are scored
 _DELTA_UNITS = (0.1, 0.1, 0.2, 0.2)  # of the outputs, as in SSD
-_MIN_ABSENCE = 1e-6  # keeps logits finite
 
 
 class SSDLite(nn.Module):
@@ -82,8 +81,7 @@ class SSDLite(nn.Module):
             [rows_of(one(m), _FEATURES) for one, m in zip(self.features, maps, strict=True)], dim=1
         )
         scores = torch.cat([self.background(features), self.labels(features)], dim=2).float()
-        log_shares = scores.log_softmax(dim=2)
-        logits = log_shares - (1 - log_shares.exp()).clamp(min=_MIN_ABSENCE).log()
+        logits = softmax_logits(scores)
         anchors = _anchors(maps, images)
         deltas = raw.float() * raw.new_tensor(_DELTA_UNITS).float()
         return {

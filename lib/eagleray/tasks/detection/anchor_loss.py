@@ -23,7 +23,7 @@ from eagleray.tasks.detection.assignment import (
     pick,
 )
 
-__all__ = ["focal_anchor_losses", "multibox_losses"]
+__all__ = ["deltas_of", "focal_anchor_losses", "is_background", "multibox_losses"]
 
 _HARD_PER_OBJECT = 3
 _DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the smooth absolute differences, as in SSD
@@ -47,11 +47,11 @@ def focal_anchor_losses(outputs: Mapping[str, Tensor], targets: Tensor) -> Tenso
     wanted = pick(objects, assigned)
     labels = functional.one_hot(wanted[..., 4].long(), logits.shape[2]) * is_assigned[:, :, None]
     of_labels: Tensor = sigmoid_focal_loss(logits, labels.to(logits.dtype)).sum(dim=2)
-    counted = is_assigned | _is_background(anchors, objects, assigned)
+    counted = is_assigned | is_background(anchors, objects, assigned)
     losses: Tensor = (of_labels * counted).sum(dim=1)
     image, anchor = is_assigned.nonzero(as_tuple=True)
     if len(image):
-        true = _deltas(wanted[image, anchor, :4], anchors[anchor])
+        true = deltas_of(wanted[image, anchor, :4], anchors[anchor])
         of_boxes = (outputs["deltas"][image, anchor] - true).abs().sum(dim=1)
         losses = losses.index_add(0, image, of_boxes)
     return losses / is_assigned.sum(dim=1).clamp(min=1)
@@ -76,16 +76,16 @@ def multibox_losses(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
     wanted = pick(objects, assigned)
     num_assigned = is_assigned.sum(dim=1)
     of_background = -functional.logsigmoid(outputs["background"])
-    is_background = _is_background(anchors, objects, assigned)
-    hardness = torch.where(is_background, of_background.detach(), -1.0)
+    may_be_hard = is_background(anchors, objects, assigned)
+    hardness = torch.where(may_be_hard, of_background.detach(), -1.0)
     rank = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    is_hard = is_background & (rank < _HARD_PER_OBJECT * num_assigned.clamp(min=1)[:, None])
+    is_hard = may_be_hard & (rank < _HARD_PER_OBJECT * num_assigned.clamp(min=1)[:, None])
     losses = (of_background * is_hard).sum(dim=1)
     image, anchor = is_assigned.nonzero(as_tuple=True)
     if len(image):
         labels = wanted[image, anchor, 4].long()
         of_labels = -functional.logsigmoid(outputs["logits"][image, anchor, labels])
-        true = _deltas(wanted[image, anchor, :4], anchors[anchor])
+        true = deltas_of(wanted[image, anchor, :4], anchors[anchor])
         weights = true.new_tensor(_DELTA_WEIGHTS)
         of_boxes = functional.smooth_l1_loss(
             outputs["deltas"][image, anchor] * weights, true * weights, reduction="none"
@@ -94,18 +94,18 @@ def multibox_losses(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
     return losses / num_assigned.clamp(min=1)
 
 
-def _is_background(anchors: Tensor, objects: Tensor, assigned: Tensor) -> Tensor:
-    """Return which anchors must find nothing: bool (N, A)."""
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+def is_background(anchors: Tensor, objects: Tensor, assigned: Tensor) -> Tensor:
+    """Return which anchors, (A, 4) or (N, A, 4), must find nothing: bool (N, A)."""
+    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
     return (assigned == BACKGROUND) & ~in_crowd(centres, objects)
 
 
-def _deltas(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Return how boxes (M, 4) differ from their anchors (M, 4).
+def deltas_of(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Return how boxes (…, 4) differ from their anchors (…, 4).
 
     The shifts of the centre are in sides of the anchor; those of width and height are logarithms of
     factors.
     """
-    sides, wanted = anchors[:, 2:] - anchors[:, :2], boxes[:, 2:] - boxes[:, :2]
-    shifts = (boxes[:, :2] + boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / 2
-    return torch.cat([shifts / sides, (wanted / sides).log()], dim=1)
+    sides, wanted = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
+    shifts = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) / 2
+    return torch.cat([shifts / sides, (wanted / sides).log()], dim=-1)

@@ -1,7 +1,8 @@
-"""Assigns the points and the anchors of dense detectors to objects.
+"""Assigns the points and the anchors of detectors to objects.
 
 What predicts an object follows from where it is, and never from what the network predicts, so that
-the assignment is the same for any number of workers.
+the assignment is the same for any number of workers. Only the proposals of a detector with two
+stages are predictions themselves.
 """
 
 from __future__ import annotations
@@ -75,35 +76,46 @@ def assign_points(points: Tensor, objects: Tensor) -> Tensor:
 
 
 def assign_anchors(
-    anchors: Tensor, objects: Tensor, *, min_overlap: float, max_background: float
+    anchors: Tensor,
+    objects: Tensor,
+    *,
+    min_overlap: float,
+    max_background: float,
+    serves_all: bool = True,
 ) -> Tensor:
     """Return the index of the object that each anchor predicts.
 
-    An anchor predicts the object that it overlaps most, by its intersection over union, and every
-    object has at least the anchor that overlaps it most.
+    An anchor predicts the object that it overlaps most, by its intersection over union.
 
     Args:
-        anchors: Anchors (A, 4).
+        anchors: Anchors (A, 4), or those of each image (N, A, 4).
         objects: Objects (N, K, 6).
         min_overlap: Smallest overlap with the object that an anchor predicts.
         max_background: Overlap below which an anchor predicts the background.
+        serves_all: Whether every object also has the anchor that overlaps it most.
 
     Returns:
         int64 tensor (N, A), `BACKGROUND` for none and `UNDECIDED` between the two overlaps.
     """
+    of_images = anchors.expand(len(objects), -1, -1)
     return torch.stack(
-        [_assign_anchors(anchors, own, min_overlap, max_background) for own in objects]
+        [
+            _assign_anchors(one, own, min_overlap, max_background, serves_all)
+            for one, own in zip(of_images, objects, strict=True)
+        ]
     )
 
 
 def _assign_anchors(
-    anchors: Tensor, objects: Tensor, min_overlap: float, max_background: float
+    anchors: Tensor, objects: Tensor, min_overlap: float, max_background: float, serves_all: bool
 ) -> Tensor:
     is_object = (objects[:, 5] == OBJECT) & ((objects[:, 2:4] - objects[:, :2]).prod(dim=1) > 0)
     overlaps = torch.where(is_object[:, None], _iou(objects[:, :4], anchors), -1.0)  # (K, A)
     best, assigned = overlaps.max(dim=0)
     assigned = torch.where(best < min_overlap, UNDECIDED, assigned)
     assigned = torch.where(best < max_background, BACKGROUND, assigned)
+    if not serves_all:
+        return assigned
     largest, nearest = overlaps.max(dim=1)
     is_nearest = functional.one_hot(nearest, len(anchors)).bool() & (largest > 0)[:, None]
     claims, claimant = torch.where(is_nearest, overlaps, -1.0).max(dim=0)
@@ -136,13 +148,13 @@ def in_crowd(points: Tensor, objects: Tensor) -> Tensor:
     """Return whether each point is in the box of a crowd.
 
     Args:
-        points: x and y of each point (A, 2).
+        points: x and y of each point (A, 2), or of those of each image (N, A, 2).
         objects: Objects (N, K, 6).
 
     Returns:
         bool tensor (N, A).
     """
-    x, y = points[None, :, None, 0], points[None, :, None, 1]
+    x, y = points[..., 0, None], points[..., 1, None]
     x1, y1, x2, y2 = objects[:, None, :, :4].unbind(dim=3)
     is_inside = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
     return (is_inside & (objects[:, None, :, 5] == CROWD)).any(dim=2)

@@ -1,4 +1,4 @@
-"""The loss of a dense detector, by what its network returns beside `boxes` and `logits`.
+"""The loss of a detector, by what its network returns beside `boxes` and `logits`.
 
 | tensor | of | loss |
 |---|---|---|
@@ -6,6 +6,7 @@
 | `points`, `centreness` | FCOS | focal loss, generalised IoU loss and cross-entropy of centreness |
 | `anchors` | RetinaNet | focal loss, and differences from the anchors |
 | `anchors`, `background` | SSD | softmax with hard negatives, and differences from the anchors |
+| `anchors`, `proposals` | Faster R-CNN | objectness, softmax, and differences in both stages |
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from eagleray.tasks.base import ImageLosses
 from eagleray.tasks.detection.anchor_loss import focal_anchor_losses, multibox_losses
 from eagleray.tasks.detection.fcos_loss import fcos_losses
 from eagleray.tasks.detection.quality_loss import quality_focal_losses
+from eagleray.tasks.detection.two_stage_loss import two_stage_losses
 
 __all__ = ["detection_losses"]
 
 _LOSSES: dict[str, ImageLosses] = {
     "centreness": fcos_losses,
+    "proposals": two_stage_losses,
     "background": multibox_losses,
     "points": quality_focal_losses,
     "anchors": focal_anchor_losses,

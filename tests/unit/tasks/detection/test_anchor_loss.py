@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from eagleray.core.errors import InputError
 from eagleray.models.networks.anchors import decode
-from eagleray.tasks.detection.anchor_loss import _deltas
+from eagleray.tasks.detection.anchor_loss import deltas_of
 from eagleray.tasks.detection.assignment import BACKGROUND, UNDECIDED, assign_anchors, objects_of
 from eagleray.tasks.detection.fcos_loss import _centreness
 from eagleray.tasks.detection.loss import detection_losses
@@ -69,7 +69,7 @@ def test_the_assignment_is_that_of_torchvision() -> None:
 
 def test_differences_are_those_of_torchvision_and_decode_makes_boxes_of_them() -> None:
     boxes = ANCHORS + torch.tensor([1.0, -2, 5, 3])
-    deltas = _deltas(boxes, ANCHORS)
+    deltas = deltas_of(boxes, ANCHORS)
     (expected,) = BoxCoder((1.0, 1.0, 1.0, 1.0)).encode([boxes], [ANCHORS])
     torch.testing.assert_close(deltas, expected)
     torch.testing.assert_close(decode(deltas[None], ANCHORS)[0], boxes)
@@ -95,7 +95,7 @@ def right() -> tuple[Tensor, Tensor, Tensor]:
     logits[2:4, 1] = SURE
     scores = torch.cat([torch.zeros(5, 1), logits], dim=1)
     deltas = torch.zeros(5, 4)
-    deltas[2:4] = _deltas(torch.tensor([TRUE[:4]] * 2), ANCHORS[2:4])
+    deltas[2:4] = deltas_of(torch.tensor([TRUE[:4]] * 2), ANCHORS[2:4])
     return logits, scores, deltas
 
 

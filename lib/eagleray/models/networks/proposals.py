@@ -1,0 +1,153 @@
+"""Region proposals: the first stage of a detector with two stages.
+
+Source: Ren et al. 2015, "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal
+Networks", on a feature pyramid as in Lin et al. 2017, "Feature Pyramid Networks for Object
+Detection". Every anchor has one logit, whether it shows any object, and differences of a box from
+it. The best boxes of each level are reduced to those that do not overlap a better one, and the best
+of these over all levels are the proposals.
+
+All shapes are fixed: what is suppressed is ranked last, instead of left out. So a batch gives what
+its single images give, and a graph of the network has no lengths that depend on the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import RPNHead
+
+from eagleray.models.networks.anchors import anchors_of, decode, rows_of, shape_anchors
+
+__all__ = ["Proposals", "RegionProposalNetwork"]
+
+_SIDE = 4.0  # of an anchor, in strides
+_RATIOS = (0.5, 1.0, 2.0)  # of height to width
+_SHAPES = shape_anchors(_SIDE, _RATIOS)
+_MAX_OF_LEVEL = 512  # boxes of a level that are compared with each other
+_MAX_OVERLAP = 0.7  # largest IoU of two proposals of a level
+_ROUNDS = 8  # of the suppression, see `_unsuppressed`
+_SUPPRESSED = 1e4  # by which suppressed boxes rank lower, more than logits differ
+
+
+class Proposals(NamedTuple):
+    """The proposals of images, and the predictions that they were chosen from.
+
+    Attributes:
+        boxes: The proposals, without a gradient (N, P, 4), as x1, y1, x2, y2 in pixels of the
+            input and within it, best first.
+        anchors: Anchors (A, 4), like boxes.
+        objectness: A logit of each anchor (N, A).
+        deltas: How a box differs from each anchor (N, A, 4), as `models.anchors` describes it.
+    """
+
+    boxes: Tensor
+    anchors: Tensor
+    objectness: Tensor
+    deltas: Tensor
+
+
+class RegionProposalNetwork(nn.Module):
+    """Proposes the boxes in which objects may be.
+
+    Args:
+        width: Number of channels of the feature maps.
+        strides: Pixels of the input for a place of each feature map.
+        count: Number of proposals of an image.
+
+    Attributes:
+        count: Number of proposals of an image.
+    """
+
+    def __init__(self, width: int, strides: Sequence[int], count: int) -> None:
+        super().__init__()
+        self.head = RPNHead(width, len(_SHAPES))
+        self.count = count
+        self._strides = tuple(strides)
+
+    def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Proposals:
+        """Propose boxes.
+
+        Args:
+            levels: Feature maps (N, width, h, w), the largest first.
+            size: Height and width of the input in pixels.
+        """
+        logits, deltas = (
+            [rows_of(one, length).float() for one in outputs]
+            for outputs, length in zip(self.head(list(levels)), (1, 4), strict=True)
+        )
+        anchors = [
+            anchors_of(features, (stride, stride), [(stride * x, stride * y) for x, y in _SHAPES])
+            for features, stride in zip(levels, self._strides, strict=True)
+        ]
+        parts = [
+            _best_of_level(logit[..., 0].detach(), decode(delta.detach(), own), size)
+            for logit, delta, own in zip(logits, deltas, anchors, strict=True)
+        ]
+        ranks, boxes = (torch.cat(one, dim=1) for one in zip(*parts, strict=True))
+        _, best = ranks.topk(min(self.count, ranks.shape[1]), dim=1)
+        return Proposals(
+            _take(boxes, best),
+            torch.cat(anchors),
+            torch.cat(logits, dim=1)[..., 0],
+            torch.cat(deltas, dim=1),
+        )
+
+
+def _best_of_level(
+    objectness: Tensor, boxes: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return the best predictions of a feature map, at most K.
+
+    Args:
+        objectness: Logits (N, A).
+        boxes: Boxes (N, A, 4).
+        size: Height and width of the input in pixels.
+
+    Returns:
+        What they are ranked by (N, K), their logits or far less for those that are suppressed; and
+        their boxes within the input (N, K, 4).
+    """
+    logits, best = objectness.topk(min(_MAX_OF_LEVEL, objectness.shape[1]), dim=1)
+    own = _take(boxes, best)
+    height, width = size
+    x, y = own[..., 0::2].clamp(0, width), own[..., 1::2].clamp(0, height)
+    own = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=2)
+    return torch.where(_unsuppressed(own), logits, logits - _SUPPRESSED), own
+
+
+def _take(boxes: Tensor, order: Tensor) -> Tensor:
+    """Return the boxes (N, K, 4) of (N, A, 4) in an order (N, K)."""
+    return boxes.gather(1, order[..., None].expand(-1, -1, 4))
+
+
+def _unsuppressed(boxes: Tensor) -> Tensor:
+    """Return which boxes stay in a non-maximum suppression, bool (N, K), given the best first.
+
+    A box is suppressed by a better one that stays. Whether that one stays is repaired in rounds
+    (Zheng et al. 2020, "Enhancing Geometric Factors in Model Learning and Inference for Object
+    Detection and Instance Segmentation", Cluster-NMS): the result is exact unless more boxes than
+    there are rounds overlap one after the other.
+    """
+    suppresses = (_overlaps(boxes) > _MAX_OVERLAP).triu(diagonal=1).to(boxes.dtype)
+    stays = boxes.new_ones(boxes.shape[:2])
+    for _ in range(_ROUNDS):
+        stays = ((stays[:, None] @ suppresses)[:, 0] == 0).to(boxes.dtype)
+    return stays > 0
+
+
+def _overlaps(boxes: Tensor) -> Tensor:
+    """Return the intersection over union of all pairs of boxes (N, K, 4) of an image, (N, K, K)."""
+    x1, y1, x2, y2 = boxes.unbind(dim=2)
+    width = _pairs(torch.minimum, x2) - _pairs(torch.maximum, x1)
+    height = _pairs(torch.minimum, y2) - _pairs(torch.maximum, y1)
+    shared = width.clamp(min=0) * height.clamp(min=0)
+    areas = (x2 - x1) * (y2 - y1)
+    return shared / (_pairs(torch.add, areas) - shared).clamp(min=1e-9)
+
+
+def _pairs(operation: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return the results for all pairs of values (N, K) of an image, (N, K, K)."""
+    return operation(values[:, :, None], values[:, None])
