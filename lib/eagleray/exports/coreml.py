@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CoreMlExporter"]
 
 _MIN_WEIGHTS = 0.9  # of the parameters' bytes: constants may be folded
-_EXAMPLE = Path(__file__).with_name("examples") / "Predict.swift.txt"
+_EXAMPLES = Path(__file__).with_name("examples")
 
 
 class CoreMlExporter(Exporter):
@@ -83,8 +83,10 @@ class CoreMlExporter(Exporter):
 
     def examples(self, package: ModelPackage) -> Mapping[str, str]:
         """Return a program in Swift, which was not compiled."""
-        text = _EXAMPLE.read_text().replace("OUTPUT", only_output(package).name)
-        return {"Predict.swift": text}
+        output = only_output(package)
+        name = "Predict.swift.txt" if len(output.shape) == 1 else "PredictMask.swift.txt"
+        text = (_EXAMPLES / name).read_text()
+        return {"Predict.swift": text.replace("OUTPUT", output.name)}
 
 
 def _require_interface(description: Any, package: ModelPackage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ def test_openvino_has_the_outputs_of_pytorch(nuclei: Path, tmp_path: Path) -> No
     )
     assert eager.shape == (3, 5, 32, 32)
     np.testing.assert_allclose(converted, eager, atol=1e-4)
+
+
+@pytest.mark.skipif(
+    os.environ.get("ONEDNN_MAX_CPU_ISA") != "SSE41", reason="a CPU with AVX has the kernel"
+)
+def test_openvino_says_before_the_first_image_that_it_cannot_run(
+    nuclei: Path, tmp_path: Path
+) -> None:
+    plan, _ = plan_for(nucleus_spec(nuclei), tmp_path)
+    finished = finish_model(plan, plan.module, cache_folder=tmp_path / "cache", mlflow_run=None)
+    with pytest.raises(InputError, match=r"engine openvino cannot run panoptic/.* --engine eager"):
+        Predictor(finished.package, device="cpu", engine="openvino", cache_folder=tmp_path)
 
 
 def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(nuclei: Path, tmp_path: Path) -> None:
