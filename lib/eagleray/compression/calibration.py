@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from eagleray.compression.spec import MIN_IMAGES
 from eagleray.core.errors import BadImageError, InputError
-from eagleray.data.encoding import encode_attributes, encode_targets
+from eagleray.data.encoding import encode_attributes, targets_for_loss
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import DecodedImage, decode
 from eagleray.imaging.geometry import Frame, frame_of
@@ -27,6 +26,7 @@ from eagleray.models.attributes import Features
 from eagleray.models.graph import ATTRIBUTES_INPUT, IMAGES_INPUT
 from eagleray.models.package import ModelPackage
 from eagleray.sources import LISTING_SCHEMA, InputSpec, open_inputs
+from eagleray.tasks.base import Targets
 
 __all__ = [
     "SampleImages",
@@ -49,7 +49,8 @@ class SampleImages:
         images: Their rows.
         pixels: uint8 array (N, H, W, C) of the contract's shape.
         attributes: float32 array (N, A); None if the model takes none.
-        targets: Encoded labels (N, …); None if the labels are not known.
+        targets: Labels as the loss takes them (N, …), some of which are made when they are read;
+            None if the labels are not known.
         frames: Maps places in each input back to the original image.
         num_failed: Number of images that could not be read or decoded, and were passed over.
     """
@@ -57,7 +58,7 @@ class SampleImages:
     images: LabelledImages
     pixels: npt.NDArray[np.uint8]
     attributes: Features | None
-    targets: Tensor | None
+    targets: Targets | None
     frames: tuple[Frame, ...]
     num_failed: int
 
@@ -157,16 +158,10 @@ def decode_sample(
         images=taken,
         pixels=np.stack([one.pixels for one in decoded]) if decoded else np.zeros(shape, np.uint8),
         attributes=encode_attributes(package.attributes, taken),
-        targets=_targets(package, taken) if labelled else None,
+        targets=targets_for_loss(package.task, taken, contract) if labelled else None,
         frames=tuple(frame_of(contract, one.width, one.height) for one in decoded),
         num_failed=done - len(rows),
     )
-
-
-def _targets(package: ModelPackage, images: LabelledImages) -> Tensor:
-    """Return the encoded labels, with places in pixels of the input as outputs have them."""
-    encoded = encode_targets(package.task, images)
-    return package.task.targets_in_input(encoded, package.contract)
 
 
 def require_enough(sample: SampleImages, where: str) -> None:

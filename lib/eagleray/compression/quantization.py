@@ -14,29 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
 from eagleray.compression.calibration import SampleImages
+from eagleray.compression.held_out import HeldOutComparison, HeldOutLoss
 from eagleray.compression.layers import quantized_layers, restore_layers
-from eagleray.compression.nncf_backend import GraphRunner, import_nncf
+from eagleray.compression.nncf_backend import import_nncf
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError
 from eagleray.models.graph_export import export_graph
 from eagleray.models.package import ModelPackage
-from eagleray.tasks import NetworkOutput, Task
 
 __all__ = ["QuantizedGraph", "quantize_graph"]
 
-_MAX_RANKED = 64  # held-out images by which layers are ranked
 _MAX_FLOAT_SHARE = 0.25  # of the layers; with more of them in float32 little speed is left
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _TRANSFORMER_OPERATORS = frozenset({"LayerNormalization", "Softmax"})
-
-Logits = dict[str, npt.NDArray[np.float32]]
-"""Outputs of a network (N, …) by name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class QuantizedGraph:
         image_share: What one of them is of the score; None if that depends on the image.
         drop: By how much it is lower than that of the float network.
         static_drop: The same while all layers were quantized.
-        max_difference: Largest difference of an output from that of the float network.
+        max_difference: Largest difference of a summary of outputs from that of the float network.
     """
 
     content: bytes
@@ -98,27 +89,43 @@ def quantize_graph(
     if not layers:
         name = package.manifest.architecture.name
         raise InputError(f"No layer of {name} can be quantized; use the float model.")
-    search = _Search(package.task, held_out, content, static, original)
     with reporter.status("Comparing with the float network"):
-        drop = static_drop = search.drop(static)
-    graph = static
-    nodes: tuple[str, ...] = ()
-    if drop > max_drop:
+        compared = HeldOutComparison(package, held_out, content)
+        found = _Restored((), static, compared.compare(static))
+    static_drop = found.loss.drop
+    if static_drop > max_drop:
         with reporter.progress("Finding the layers that lose most", len(layers)) as bar:
-            ranked = search.rank(list(layers), bar.advance)
+            ranked = _rank(compared, static, original, list(layers), bar.advance)
         with reporter.status("Restoring the layers that lose most"):
-            nodes, graph, drop = search.restore(ranked, static_drop, max_drop, len(layers))
+            found = _restore(
+                compared, found, original, ranked, max_drop=max_drop, num_layers=len(layers)
+            )
     return QuantizedGraph(
-        content=graph.SerializeToString(),
+        content=found.graph.SerializeToString(),
         num_layers=len(layers),
-        float_layers=tuple(layers[node] for node in layers if node in nodes),
-        score=search.score_name,
+        float_layers=tuple(layers[node] for node in layers if node in found.nodes),
+        score=compared.score_name,
         num_held_out=len(held_out),
-        image_share=search.image_share,
-        drop=drop,
+        image_share=compared.image_share,
+        drop=found.loss.drop,
         static_drop=static_drop,
-        max_difference=search.max_difference(graph),
+        max_difference=found.loss.max_difference,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Restored:
+    """A quantized graph with some layers in float32, and what it loses.
+
+    Attributes:
+        nodes: Names of the nodes of these layers.
+        graph: The `onnx.ModelProto`.
+        loss: What it loses on held-out images.
+    """
+
+    nodes: tuple[str, ...]
+    graph: Any
+    loss: HeldOutLoss
 
 
 def _quantize(package: ModelPackage, original: Any, calibration: SampleImages) -> Any:
@@ -194,102 +201,45 @@ def _decoding(package: ModelPackage, graph: Any) -> list[str]:
     return sorted(names)
 
 
-class _Search:
-    """Compares quantized graphs with the float network on held-out images."""
+def _rank(
+    compared: HeldOutComparison, static: Any, original: Any, nodes: Sequence[str], advance: Any
+) -> list[str]:
+    """Return the layers whose restoration brings the outputs nearer, the best first."""
+    before = compared.error(static)
+    gains = {}
+    for node in nodes:
+        gains[node] = before - compared.error(restore_layers(static, original, {node}))
+        advance(1)
+    return sorted((node for node in nodes if gains[node] > 0), key=lambda node: -gains[node])
 
-    def __init__(
-        self, task: Task, held_out: SampleImages, content: bytes, static: Any, original: Any
-    ) -> None:
-        self._task, self._images = task, held_out
-        self._static, self._original = static, original
-        self._names = tuple(task.network_outputs)
-        self._logits = GraphRunner(content).run(held_out.inputs(), self._names)
-        self._outputs = self._activated(self._logits)
-        self._score = self._score_of(self._outputs)
 
-    @property
-    def score_name(self) -> str:
-        """What is compared: a metric if the labels are known, else equal predictions."""
-        if self._images.targets is None:
-            return "share of predictions like the float model's"
-        return self._task.metric_names[0]
+def _restore(
+    compared: HeldOutComparison,
+    best: _Restored,
+    original: Any,
+    ranked: Sequence[str],
+    *,
+    max_drop: float,
+    num_layers: int,
+) -> _Restored:
+    """Restore layers until the loss is small enough; return the graph with the smallest one.
 
-    @property
-    def image_share(self) -> float | None:
-        """What one image is of the score; None if that depends on the image."""
-        counts_images = self._images.targets is None or self.score_name == "accuracy"
-        return 1 / len(self._images) if counts_images else None
-
-    def drop(self, graph: Any) -> float:
-        """Return by how much the score of a graph is lower than the float network's."""
-        drop = self._score - self._score_of(self._activated(self._run(graph)))
-        return round(drop, 9)  # one image of a hundred is 0.01, and no more than that
-
-    def max_difference(self, graph: Any) -> float:
-        """Return the largest difference of an output from the float network's."""
-        outputs = self._activated(self._run(graph))
-        return self._task.max_difference(outputs.numpy(), self._outputs.numpy())
-
-    def rank(self, nodes: Sequence[str], advance: Any) -> list[str]:
-        """Return the layers whose restoration brings the outputs nearer, the best first."""
-        before = self._error(self._static)
-        gains = {}
-        for node in nodes:
-            restored = restore_layers(self._static, self._original, {node})
-            gains[node] = before - self._error(restored)
-            advance(1)
-        return sorted((node for node in nodes if gains[node] > 0), key=lambda node: -gains[node])
-
-    def restore(
-        self, ranked: Sequence[str], static_drop: float, max_drop: float, num_layers: int
-    ) -> tuple[tuple[str, ...], Any, float]:
-        """Restore layers until the loss is small enough.
-
-        Returns:
-            The restored layers, the graph, and its loss: the smallest one if it stays too large.
-        """
-        best: tuple[tuple[str, ...], Any, float] = ((), self._static, static_drop)
-        limit = min(len(ranked), max(1, int(num_layers * _MAX_FLOAT_SHARE)))
-        for count in range(1, limit + 1):
-            nodes = tuple(ranked[:count])
-            graph = restore_layers(self._static, self._original, nodes)
-            drop = self.drop(graph)
-            if drop < best[2]:
-                best = nodes, graph, drop
-            if drop <= max_drop:
-                break
-        return best
-
-    def _run(self, graph: Any, count: int | None = None) -> Logits:
-        runner = GraphRunner(graph.SerializeToString())
-        return runner.run(self._images.inputs(0, count), self._names)
-
-    def _error(self, graph: Any) -> float:
-        """Return the mean squared difference of the outputs from the float network's.
-
-        Several outputs, which have units of their own, count in those of their variance.
-        """
-        logits = self._run(graph, _MAX_RANKED)
-        total = 0.0
-        for name, own in logits.items():
-            expected = self._logits[name][:_MAX_RANKED]
-            error = float(np.square(own - expected).mean())
-            total += error if len(logits) == 1 else error / max(float(expected.var()), 1e-12)
-        return total
-
-    def _activated(self, logits: Logits) -> Tensor:
-        tensors = {name: torch.from_numpy(array) for name, array in logits.items()}
-        several: NetworkOutput = tensors
-        outputs = self._task.activate(tensors[self._names[0]] if len(tensors) == 1 else several)
-        return self._task.drop_outlier_score(outputs)
-
-    def _score_of(self, outputs: Tensor) -> float:
-        task, targets = self._task, self._images.targets
-        if targets is not None:
-            return task.training_metrics(task.decide(outputs), targets)[task.metric_names[0]]
-        pairs = zip(outputs.numpy(), self._outputs.numpy(), self._images.frames, strict=True)
-        same = [
-            task.same_answer(task.postprocess(own, frame), task.postprocess(other, frame))
-            for own, other, frame in pairs
-        ]
-        return float(np.mean(same))
+    Args:
+        compared: Compares graphs with the float network.
+        best: The graph with all layers quantized.
+        original: The `onnx.ModelProto` in float32.
+        ranked: The layers in the order in which they are restored.
+        max_drop: The loss that is small enough.
+        num_layers: Number of layers of the network.
+    """
+    static = best.graph
+    limit = min(len(ranked), max(1, int(num_layers * _MAX_FLOAT_SHARE)))
+    for count in range(1, limit + 1):
+        nodes = tuple(ranked[:count])
+        graph = restore_layers(static, original, nodes)
+        loss = compared.compare(graph)
+        if loss.drop < best.loss.drop:
+            best = _Restored(nodes, graph, loss)
+        if loss.drop <= max_drop:
+            break
+    return best

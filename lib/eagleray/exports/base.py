@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the names of the formats are listed where numpy and PyTorch
     import numpy.typing as npt
 
     from eagleray.models.package import ModelPackage
+    from eagleray.tasks.exported import ExportedOutput
 
 __all__ = [
     "EXPORTERS",
@@ -32,7 +33,7 @@ __all__ = [
     "Arrays",
     "Exporter",
     "RunImage",
-    "output_name",
+    "only_output",
     "output_names",
 ]
 
@@ -123,15 +124,11 @@ EXPORTERS: Extensions[Exporter] = Extensions("export format")
 
 
 def output_names(package: ModelPackage) -> tuple[str, ...]:
-    """Return the names of an exported model's outputs.
-
-    They are `probabilities`, or `values` without labels, and `boxes` and `scores` of a detector.
-    """
-    names = package.task.exported_names
-    return names or ("probabilities" if package.task.labels else "values",)
+    """Return the names of an exported model's outputs, see `Task.describe_exported`."""
+    return tuple(one.name for one in package.task.describe_exported(package.contract))
 
 
-def output_name(package: ModelPackage) -> str:
-    """Return the name of the only output of an exported model."""
-    (name,) = output_names(package)
-    return name
+def only_output(package: ModelPackage) -> ExportedOutput:
+    """Return the only output of an exported model."""
+    (output,) = package.task.describe_exported(package.contract)
+    return output

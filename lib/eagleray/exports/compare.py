@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from eagleray.exports.base import output_names
 from eagleray.models.package import ModelPackage
 from eagleray.tasks import Prediction, Task
 
@@ -28,6 +30,12 @@ MIN_AGREEMENT = 0.99
 """Minimum share of images for which a quantized model, or a detector, predicts the same; one image
 may differ however few there are."""
 
+MIN_SIMILARITY = 0.995
+"""Minimum mean similarity of the predictions of a float model, for a task that has one."""
+
+MIN_QUANTIZED_SIMILARITY = 0.98
+"""The same for a quantized model, whose kernels round at other places in every runtime."""
+
 MAX_OBJECTS_DIFFERENCE = 0.25
 """Maximum difference of the objects of an image, whose mean is within `FLOAT_TOLERANCE`: rounding
 may choose another one of two objects that overlap, or have scores at the lowest one."""
@@ -42,12 +50,14 @@ class Tolerance:
         max_relative: Maximum mean difference as a share of the outputs' variation between images.
         max_mean: Maximum mean difference.
         min_agreement: Minimum share of images with the same prediction.
+        min_similarity: Minimum mean similarity of predictions, where the task has one.
     """
 
     max_difference: float
     max_relative: float = math.inf
     max_mean: float = math.inf
     min_agreement: float = 0.0
+    min_similarity: float = 0.0
 
 
 def tolerance_of(package: ModelPackage) -> Tolerance:
@@ -56,10 +66,16 @@ def tolerance_of(package: ModelPackage) -> Tolerance:
     The runtimes' kernels for quantized networks differ as much as quantization changes outputs, so
     such a package states a tolerance of its own.
     """
-    if package.manifest.quantization is not None:
-        return Tolerance(package.golden.tolerance, min_agreement=MIN_AGREEMENT)
     task = package.task
-    if task.exported_names:
+    if package.manifest.quantization is not None:
+        allowed = package.golden.tolerance
+        if task.similarity_name is not None:
+            return Tolerance(allowed, min_similarity=MIN_QUANTIZED_SIMILARITY)
+        return Tolerance(allowed, min_agreement=MIN_AGREEMENT)
+    if task.similarity_name is not None:
+        most = FLOAT_TOLERANCE * task.unit
+        return Tolerance(most, MAX_RELATIVE, min_similarity=MIN_SIMILARITY)
+    if len(output_names(package)) > 1:
         return Tolerance(
             MAX_OBJECTS_DIFFERENCE * task.unit,
             max_mean=FLOAT_TOLERANCE * task.unit,
@@ -78,6 +94,7 @@ class ComparedImage:
         original: What the original predicts.
         exported: What the exported model predicts.
         agrees: Whether both predict the same.
+        similarity: How alike the predictions are, from 0 to 1; None where the task does not say.
     """
 
     uri: str
@@ -85,6 +102,7 @@ class ComparedImage:
     original: str | None
     exported: str | None
     agrees: bool
+    similarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,25 +115,39 @@ class Comparison:
         variation: Mean absolute deviation of the original's outputs between images; None where
             there is none.
         tolerance: What is allowed.
+        similarity_name: Name of the similarity of predictions; None where the task has none.
     """
 
     images: tuple[ComparedImage, ...]
     mean_difference: float
     variation: float | None
     tolerance: Tolerance
+    similarity_name: str | None = None
 
     @cached_property
     def worst(self) -> ComparedImage:
-        """The image with the largest difference; one whose outputs are no numbers comes first."""
+        """The least similar image, or the one with the largest difference; NaN comes first."""
         return max(
             self.images,
-            key=lambda one: (math.isnan(one.difference), one.difference, not one.agrees),
+            key=lambda one: (
+                math.isnan(one.difference),
+                -(one.similarity or 0.0),
+                one.difference,
+                not one.agrees,
+            ),
         )
 
     @property
     def max_difference(self) -> float:
-        """Largest difference of an output."""
-        return self.worst.difference
+        """Largest difference of an output; NaN if one is not a number."""
+        return float(np.max([image.difference for image in self.images]))
+
+    @property
+    def similarity(self) -> float | None:
+        """Mean similarity of the predictions; None where the task has none."""
+        if self.similarity_name is None:
+            return None
+        return float(np.mean([image.similarity or 0.0 for image in self.images]))
 
     @property
     def agreement(self) -> float:
@@ -148,6 +180,12 @@ class Comparison:
                 f"differs by {relative:.1%} of what distinguishes one image from another where "
                 f"{allowed.max_relative:.0%} is allowed"
             )
+        alike = self.similarity
+        if alike is not None and alike < allowed.min_similarity:
+            faults.append(
+                f"has a mean {self.similarity_name} of {alike:.4f} with the original where "
+                f"{allowed.min_similarity:g} is needed"
+            )
         num_different = sum(not image.agrees for image in self.images)
         if num_different > 1 and self.agreement < allowed.min_agreement:
             faults.append(
@@ -164,6 +202,8 @@ class Comparison:
             "mean_difference": _finite(self.mean_difference),
             "relative_difference": _finite(self.relative_difference),
             "label_agreement": self.agreement,
+            "similarity": self.similarity,
+            "similarity_name": self.similarity_name,
             "tolerance": {name: _finite(value) for name, value in asdict(self.tolerance).items()},
             "passed": not self.faults,
             "worst": self.worst.uri,
@@ -186,6 +226,8 @@ def compare(
 ) -> Comparison:
     """Compare the outputs (N, …) and predictions of two models, N of at least 1.
 
+    Of outputs with values for every pixel the summaries are compared, see `Task.summarize`.
+
     Args:
         task: The task of both.
         uris: Locations of the N images.
@@ -194,7 +236,7 @@ def compare(
         tolerance: What is allowed.
     """
     (expected, predictions), (found, found_predictions) = original, exported
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    found, expected = _summaries(task, found), _summaries(task, expected)
     images = tuple(
         ComparedImage(
             uri,
@@ -202,10 +244,18 @@ def compare(
             task.describe(one),
             task.describe(other),
             task.same_answer(one, other),
+            None if task.similarity_name is None else task.similarity(one, other),
         )
         for row, (uri, one, other) in enumerate(
             zip(uris, predictions, found_predictions, strict=True)
         )
     )
     mean = task.mean_difference(found, expected)
-    return Comparison(images, mean, task.variation(expected), tolerance)
+    variation = task.variation(expected)
+    return Comparison(images, mean, variation, tolerance, task.similarity_name)
+
+
+def _summaries(task: Task, outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the summary of each image (N, num_values)."""
+    found: npt.NDArray[np.float32] = task.summarize(torch.from_numpy(outputs)).numpy()
+    return found.astype(np.float64)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from eagleray.core.errors import InputError
-from eagleray.exports.base import EXPORTERS, IMAGES, REQUIREMENTS, RUNTIMES, Exporter, output_name
+from eagleray.exports.base import EXPORTERS, IMAGES, REQUIREMENTS, RUNTIMES, Exporter, only_output
 
 if TYPE_CHECKING:
     from eagleray.models.package import ModelPackage
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CoreMlExporter"]
 
 _MIN_WEIGHTS = 0.9  # of the parameters' bytes: constants may be folded
-_EXAMPLE = Path(__file__).with_name("examples") / "Predict.swift.txt"
+_EXAMPLES = Path(__file__).with_name("examples")
 
 
 class CoreMlExporter(Exporter):
@@ -49,10 +49,11 @@ class CoreMlExporter(Exporter):
             shape=(1, channels, height, width),
             color_layout=colors.RGB if channels == 3 else colors.GRAYSCALE,
         )
+        output = only_output(package)
         model = coremltools.convert(
             export_program(package, planar=True).run_decompositions({}),
             inputs=[image],
-            outputs=[coremltools.TensorType(name=output_name(package))],
+            outputs=[coremltools.TensorType(name=output.name)],
             minimum_deployment_target=coremltools.target.iOS17,
             compute_precision=coremltools.precision.FLOAT32,
         )
@@ -65,6 +66,7 @@ class CoreMlExporter(Exporter):
         spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
         _require_interface(spec.description, package)
         height, width = package.contract.size
+        output = only_output(package)
         weights = sum(file.stat().st_size for file in path.rglob("weight.bin"))
         parameters = 4 * sum(one.numel() for one in package.build_module().parameters())
         if weights < _MIN_WEIGHTS * parameters:
@@ -74,15 +76,17 @@ class CoreMlExporter(Exporter):
             )
         return {
             "input": f"{IMAGES}: an image of {height} x {width} pixels",
-            "output": f"{output_name(package)}: {package.task.num_values} values, float32",
+            "output": f"{output.name}: {' x '.join(map(str, output.shape))} values, float32",
             "operations": _operations(spec),
             "weights": f"{weights:,} bytes; the network's parameters take {parameters:,}",
         }
 
     def examples(self, package: ModelPackage) -> Mapping[str, str]:
         """Return a program in Swift, which was not compiled."""
-        text = _EXAMPLE.read_text().replace("OUTPUT", output_name(package))
-        return {"Predict.swift": text}
+        output = only_output(package)
+        name = "Predict.swift.txt" if len(output.shape) == 1 else "PredictMask.swift.txt"
+        text = (_EXAMPLES / name).read_text()
+        return {"Predict.swift": text.replace("OUTPUT", output.name)}
 
 
 def _require_interface(description: Any, package: ModelPackage) -> None:
@@ -90,7 +94,7 @@ def _require_interface(description: Any, package: ModelPackage) -> None:
     (image,), (output,) = description.input, description.output
     found = (image.name, image.type.imageType.height, image.type.imageType.width)
     shape = tuple(output.type.multiArrayType.shape)
-    if found != (IMAGES, height, width) or shape != (1, package.task.num_values):
+    if found != (IMAGES, height, width) or shape != (1, *only_output(package).shape):
         raise InputError(
             f"The Core ML package takes {found} and returns {shape}, which is not what the model "
             "does; nothing is written."

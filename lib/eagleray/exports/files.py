@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eagleray.exports.base import IMAGES, Exporter, output_names
+from eagleray.exports.base import IMAGES, Exporter
 from eagleray.exports.compare import Comparison
 from eagleray.models.graph import takes_one_image
 from eagleray.models.package import ModelPackage
@@ -84,9 +84,19 @@ def comparison_rows(facts: ExportFacts) -> list[tuple[str, str]]:
             f"{compared.max_difference:.2e} (allowed: {tolerance.max_difference:.2e})",
         ),
         ("mean difference", f"{compared.mean_difference:.2e}{shown}"),
+        *_similarity_rows(compared),
         ("same prediction", f"{compared.agreement:.2%}"),
         ("worst image", compared.worst.uri),
     ]
+
+
+def _similarity_rows(compared: Comparison) -> list[tuple[str, str]]:
+    """Return how alike the predictions are, for a task that says so."""
+    if compared.similarity is None:
+        return []
+    needed = compared.tolerance.min_similarity
+    name = f"mean {compared.similarity_name}"
+    return [(name, f"{compared.similarity:.4f} (needed: {needed:g})")]
 
 
 def render_files(facts: ExportFacts) -> dict[str, str]:
@@ -108,10 +118,10 @@ def render_files(facts: ExportFacts) -> dict[str, str]:
 
 def _example(facts: ExportFacts) -> str:
     """Return the program that predicts image files: what it prints depends on the task."""
-    main = "objects.py.txt" if facts.package.task.exported_names else "labels.py.txt"
+    parts = (_EXAMPLES / f"{part}.py.txt" for part in facts.package.task.export_example)
     text = (_EXAMPLES / "predict.py.txt").read_text()
     text = text.replace("REQUIREMENTS", _install_words(facts))
-    return text.replace("MAIN", (_EXAMPLES / main).read_text())
+    return text.replace("MAIN", "".join(part.read_text() for part in parts))
 
 
 def _install_words(facts: ExportFacts) -> str:
@@ -150,28 +160,14 @@ def _outputs(package: ModelPackage) -> dict[str, Any]:
     """Return the description of the output, or of several."""
     described = [
         {
-            "name": name,
+            "name": one.name,
             "type": "float32",
-            "shape": [package.task.num_values] if shape is None else shape,
-            "meaning": meaning,
+            "shape": list(one.shape),
+            "meaning": one.meaning,
         }
-        for name, shape, meaning in _meanings(package)
+        for one in package.task.describe_exported(package.contract)
     ]
     return {"output": described[0]} if len(described) == 1 else {"outputs": described}
-
-
-def _meanings(package: ModelPackage) -> list[tuple[str, list[Any] | None, str]]:
-    """Return name, shape and meaning of each output; None stands for the task's values."""
-    names = output_names(package)
-    if len(names) > 1:
-        labels = len(package.task.labels)
-        boxes = "A candidate box in each row: x1, y1, x2, y2 in pixels of the input."
-        scores = "Probability of each label for each candidate, in the order of the labels."
-        return [(names[0], ["A", 4], boxes), (names[1], ["A", labels], scores)]
-    if package.task.labels:
-        text = "Probability of each label, in the order of the labels; the temperature is applied."
-        return [(names[0], None, text)]
-    return [(names[0], None, "The predicted number, in the unit of the training table.")]
 
 
 def _readme(facts: ExportFacts) -> str:
@@ -213,24 +209,16 @@ python predict.py photo.jpg
 
 
 def _readme_outputs(package: ModelPackage) -> list[str]:
-    """Return a paragraph for each output, and one on what is left to do with several."""
+    """Return a paragraph for each output, and one on what is left to do with them, if anything."""
     texts = []
-    for name, shape, meaning in _meanings(package):
+    for one in package.task.describe_exported(package.contract):
         length = (
-            f"{package.task.num_values} values"
-            if shape is None
-            else f"of the shape (N, {', '.join(map(str, shape))})"
+            f"{one.shape[0]} values"
+            if len(one.shape) == 1
+            else f"of the shape (N, {', '.join(map(str, one.shape))})"
         )
-        texts.append(f"**Output** `{name}`: float32, {length}. {meaning}")
-    if len(texts) > 1:
-        texts.append(
-            "Non-maximum suppression is not part of the model: of candidates of one label that "
-            "overlap, only the one with the highest score is an object. `choose_objects` in "
-            "`predict.py` does it with the settings below, and `to_original` maps a box to the "
-            "image file. The candidates of an image are as many as the input has points, "
-            "A; their order has no meaning."
-        )
-    return texts
+        texts.append(f"**Output** `{one.name}`: float32, {length}. {one.meaning}")
+    return [*texts, *filter(None, [package.task.export_note])]
 
 
 def _batch(facts: ExportFacts) -> str:

@@ -110,7 +110,7 @@ class _Activation(nn.Module):
         self.others = dict.fromkeys(task.network_outputs, torch.zeros(()))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if not self.task.exported_names:
+        if len(self.others) == 1:
             return (only_tensor(self.task.exported_outputs(tensors[0])),)
         given = {**self.others, **dict(zip(self.names, tensors, strict=True))}
         outputs = self.task.exported_outputs(given)

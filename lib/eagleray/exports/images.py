@@ -23,6 +23,7 @@ from eagleray.tasks import Prediction
 __all__ = ["ComparisonImages", "collect_images", "evaluation_uris"]
 
 _MAX_BYTES = 2**30  # of the decoded images
+_MAX_OUTPUT_BYTES = 2**29  # of the outputs of each of the two models
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def collect_images(
             f"Model {package.manifest.name!r} has a golden image that cannot be decoded "
             f"({error.message})."
         ) from error
-    most = min(max_images, max(1, _MAX_BYTES // int(np.prod(contract.shape))))
+    by_outputs = _MAX_OUTPUT_BYTES // (4 * package.task.num_activated(contract))
+    by_pixels = _MAX_BYTES // int(np.prod(contract.shape))
+    most = min(max_images, max(1, min(by_outputs, by_pixels)))
     rows = np.linspace(0, len(uris) - 1, min(most, len(uris))).astype(int)
     read, failed = [], 0
     for uri in [uris[row] for row in rows]:

@@ -21,7 +21,7 @@ import torch
 from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import InputError, JobFailedError, OutputExistsError
 from eagleray.core.settings import Settings
-from eagleray.exports.base import EXPORTERS, Exporter
+from eagleray.exports.base import EXPORTERS, Exporter, output_names
 from eagleray.exports.compare import Comparison, compare, tolerance_of
 from eagleray.exports.environment import environment_folder, make_environment
 from eagleray.exports.files import ExportFacts, render_files
@@ -126,8 +126,8 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             f"{', '.join(one.name for one in package.attributes)} beside images, and exports take "
             "images only; serve it by `eagleray serve`."
         )
-    names = package.task.exported_names
-    if names and not exporter.carries_several:
+    names = output_names(package)
+    if len(names) > 1 and not exporter.carries_several:
         able = " or ".join(
             name for name in EXPORTERS.names() if EXPORTERS.get(name).carries_several
         )
@@ -247,10 +247,13 @@ def _require_equal(facts: ExportFacts) -> None:
     if compared is None or not compared.faults:
         return
     worst = compared.worst
+    alike = (
+        "" if worst.similarity is None else f" ({compared.similarity_name} {worst.similarity:.3f})"
+    )
     raise JobFailedError(
         f"The {facts.exporter.title} model {' and '.join(compared.faults)}, on "
         f"{len(compared.images):,} images; nothing is written. The worst image is {worst.uri}: "
-        f"{worst.original} in the original, {worst.exported} in {facts.runtime}."
+        f"{worst.original} in the original, {worst.exported} in {facts.runtime}{alike}."
     )
 
 

@@ -81,12 +81,11 @@ class OpenVinoEngine:
             raise InputError(f"The engine openvino {fault}.")
         graph = _read(package, cache_folder)
         try:
-            return _runner(_compile(graph, plan), package.task.network_outputs)
+            compiled = _compile(graph, plan)
+            _try(compiled, package)
         except RuntimeError as error:  # a kernel is missing, as of bfloat16 on an older CPU
-            raise InputError(
-                f"OpenVINO cannot run {package.manifest.architecture.name} in {plan.precision} on "
-                f"this CPU ({_first_line(error)}); use --engine eager, or another --precision."
-            ) from error
+            raise _cannot_run(package, plan, error) from error
+        return _runner(compiled, package.task.network_outputs)
 
 
 ENGINES.register(OpenVinoEngine.name, OpenVinoEngine())
@@ -128,6 +127,30 @@ def _compile(graph: Any, plan: ExecutionPlan) -> Any:
         "ENABLE_CPU_PINNING": False,
     }
     return _core().compile_model(graph, "CPU", options)
+
+
+def _try(compiled: Any, package: ModelPackage) -> None:
+    """Run a pass of one image, as OpenVINO may find only then that it has no kernel for this CPU.
+
+    Raises:
+        RuntimeError: If it has none.
+    """
+    inputs = [tensor.numpy() for tensor in zero_inputs(package, 1)]
+    compiled.create_infer_request().infer(inputs, share_inputs=True)
+
+
+def _cannot_run(package: ModelPackage, plan: ExecutionPlan, error: RuntimeError) -> InputError:
+    remedy = (
+        "use a version that is not quantized, with --engine eager"
+        if package.manifest.quantization is not None
+        else "use --engine eager"
+    )
+    if plan.precision == "bfloat16":
+        remedy += ", or another --precision"
+    return InputError(
+        f"The engine openvino cannot run {package.manifest.architecture.name} in {plan.precision} "
+        f"on this CPU ({_first_line(error)}); {remedy}."
+    )
 
 
 def _runner(compiled: Any, known: Collection[str]) -> Run:

@@ -70,10 +70,10 @@ def export_graph(package: ModelPackage, *, with_outlier_score: bool = False) -> 
 
 
 def require_graph_outputs(package: ModelPackage) -> None:
-    """Refuse a float network with outputs of pixels, or several that its task does not name.
+    """Refuse a float network with several outputs that its task does not name.
 
     Raises:
-        InputError: If it has; the message names them.
+        InputError: If it has, or its only one is not of the task's shape; the message says so.
         PackageError: If the weights do not fit the network.
     """
     import torch
@@ -81,27 +81,25 @@ def require_graph_outputs(package: ModelPackage) -> None:
     from eagleray.models.network import ImageNetwork
 
     package.require_pytorch()
-    if any(len(shape) == 3 for shape in package.task.network_outputs.values()):
-        raise _has_pixels(package)
-    if package.task.output_names:
+    task = package.task
+    if task.output_names:
         return
     network = ImageNetwork(package.build_module(), package.contract).eval()
     with torch.inference_mode():
         outputs = network(*zero_inputs(package, 1))
+    name = package.manifest.name
     if not isinstance(outputs, torch.Tensor):
         raise InputError(
-            f"Model {package.manifest.name!r} has several outputs ({', '.join(outputs)}), and "
-            "exports and quantized models have one; serve it as it is by `eagleray serve`."
+            f"Model {name!r} has several outputs ({', '.join(outputs)}), and exports and quantized "
+            f"models of the task {task.name} have one; serve it as it is by `eagleray serve`."
         )
-    if outputs.ndim != 2:
-        raise _has_pixels(package)
-
-
-def _has_pixels(package: ModelPackage) -> InputError:
-    return InputError(
-        f"Model {package.manifest.name!r} has outputs for every pixel, and exports and "
-        "quantized models have one row for each image; serve it as it is by `eagleray serve`."
-    )
+    (shape,) = task.network_outputs.values()
+    if outputs.ndim != 1 + len(shape):
+        raise InputError(
+            f"Model {name!r} has an output of {outputs.ndim - 1} dimensions for an image, and "
+            f"exports and quantized models of the task {task.name} have {len(shape)}; serve it as "
+            "it is by `eagleray serve`."
+        )
 
 
 def zero_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:

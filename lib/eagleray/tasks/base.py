@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from eagleray.core.errors import InputError
 from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame, Placement
+from eagleray.tasks.exported import ExportedOutput
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Drawing, Section
 from eagleray.tasks.review import LabelReview, Mistake
@@ -111,7 +112,11 @@ class Task(BaseModel):
         has_positive: Whether one label is the positive, which `with_positive` chooses.
         output_names: Names of the tensors that a network returns; none for a single tensor. None
             takes whatever it returns.
-        exported_names: Names of the outputs of an exported model; none for a single one.
+        export_example: Parts of the program beside an exported model, which say what it does with
+            outputs.
+        export_note: What is left to do with the outputs of an exported model, for people.
+        similarity_name: Name of the `similarity` of two predictions of one image; None for a task
+            whose models are compared by their outputs alone.
         default_architecture: Architecture of a network if none is named.
         predicts_pixels: Whether the network returns a logit for each label of every pixel
             (N, num_outputs, H, W), instead of a row (N, num_outputs).
@@ -138,7 +143,9 @@ class Task(BaseModel):
     fitted: ClassVar[frozenset[str]] = frozenset()
     has_positive: ClassVar[bool] = False
     output_names: ClassVar[tuple[str, ...] | None] = None
-    exported_names: ClassVar[tuple[str, ...]] = ()
+    export_example: ClassVar[tuple[str, ...]] = ("labels",)
+    export_note: ClassVar[str] = ""
+    similarity_name: ClassVar[str | None] = None
     default_architecture: ClassVar[str] = "resnet18"
     predicts_pixels: ClassVar[bool] = False
     main_member: ClassVar[str] = "label"
@@ -397,13 +404,33 @@ class Task(BaseModel):
     def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
         """Return what an exported model returns: the activated outputs, as far as graphs go.
 
-        Several are those of `exported_names`.
+        Several are those of `describe_exported`.
         """
         return self.activate(outputs)
 
     def finish_exported(self, outputs: NetworkOutput) -> Tensor:
         """Return the activated outputs (N, …) of what an exported model returned."""
         return only_tensor(outputs)
+
+    def describe_exported(self, contract: ImageContract) -> tuple[ExportedOutput, ...]:
+        """Return what an exported model returns: one output, or several in their order.
+
+        Args:
+            contract: The image contract of the model.
+        """
+        if self.labels:
+            meaning = "Probability of each label, in the order of the labels; the temperature is "
+            return (ExportedOutput("probabilities", (self.num_values,), f"{meaning}applied."),)
+        meaning = "The predicted number, in the unit of the training table."
+        return (ExportedOutput("values", (self.num_values,), meaning),)
+
+    def num_activated(self, contract: ImageContract) -> int:
+        """Return the number of activated outputs of an image.
+
+        Args:
+            contract: The image contract of the model.
+        """
+        return self.num_values
 
     @abstractmethod
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
@@ -481,6 +508,13 @@ class Task(BaseModel):
     def same_answer(self, prediction: Prediction, other: Prediction) -> bool:
         """Return whether two versions of a model predict the same, as callers see it."""
         return prediction.labels == other.labels
+
+    def similarity(self, prediction: Prediction, other: Prediction) -> float:
+        """Return how alike two predictions of one image are, from 0 to 1.
+
+        It is called for a task with a `similarity_name`.
+        """
+        raise NotImplementedError
 
     def describe(self, prediction: Prediction) -> str | None:
         """Return a prediction in one word, for lists of differences."""

@@ -7,8 +7,8 @@ import openvino  # type: ignore[import-untyped, unused-ignore]
 
 VERSION = f"OpenVINO {openvino.__version__.split('-', 1)[0]}"
 
-SEVERAL = ("boxes", "scores")
-"""Names of the outputs of a model that has several."""
+SEVERAL = ("boxes", "scores", "probabilities", "centers", "offsets")
+"""Names that the outputs of a model with several may have."""
 
 
 def load(path: str) -> Callable[[np.ndarray], np.ndarray | dict[str, np.ndarray]]:
@@ -24,6 +24,11 @@ def load(path: str) -> Callable[[np.ndarray], np.ndarray | dict[str, np.ndarray]
         results = compiled([images])
         if len(compiled.outputs) == 1:
             return np.array(results[0])
-        return {name: np.array(results[name]) for name in SEVERAL}
+        return {
+            next((name for name in SEVERAL if name in output.names), output.any_name): np.array(
+                array
+            )
+            for output, array in results.items()
+        }
 
     return run

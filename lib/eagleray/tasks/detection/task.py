@@ -25,6 +25,7 @@ from eagleray.tasks.detection.objects import (
     targets_in_input,
 )
 from eagleray.tasks.detection.tiles import TileDetections
+from eagleray.tasks.exported import ExportedOutput
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.tiles import TileJoiner
@@ -45,7 +46,14 @@ class Detection(ObjectTask):
 
     losses: ClassVar[tuple[str, ...]] = ("dense", "quality_focal")
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
-    exported_names: ClassVar[tuple[str, ...]] = ("boxes", "scores")
+    export_example: ClassVar[tuple[str, ...]] = ("objects",)
+    export_note: ClassVar[str] = (
+        "Non-maximum suppression is not part of the model: of candidates of one label that "
+        "overlap, only the one with the highest score is an object. `choose_objects` in "
+        "`predict.py` does it with the settings below, and `to_original` maps a box to the "
+        "image file. The candidates of an image are as many as the input has points, "
+        "A; their order has no meaning."
+    )
     default_architecture: ClassVar[str] = "detector/resnet18"
     observes_rows: ClassVar[bool] = True
     joins_tiles: ClassVar[bool] = True
@@ -106,6 +114,15 @@ class Detection(ObjectTask):
         """Return the candidate boxes, and the score of each label for each of them."""
         assert isinstance(outputs, Mapping)
         return {"boxes": outputs["boxes"], "scores": outputs["logits"].sigmoid()}
+
+    def describe_exported(self, contract: ImageContract) -> tuple[ExportedOutput, ...]:
+        """Return candidate boxes and their scores."""
+        boxes = "A candidate box in each row: x1, y1, x2, y2 in pixels of the input."
+        scores = "Probability of each label for each candidate, in the order of the labels."
+        return (
+            ExportedOutput("boxes", ("A", 4), boxes),
+            ExportedOutput("scores", ("A", len(self.labels)), scores),
+        )
 
     def finish_exported(self, outputs: NetworkOutput) -> Tensor:
         """Choose the objects among the candidates (N, max_objects, 6)."""

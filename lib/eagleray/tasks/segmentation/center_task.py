@@ -24,6 +24,7 @@ from eagleray.tasks.base import (
     Targets,
     Task,
 )
+from eagleray.tasks.exported import ExportedOutput
 from eagleray.tasks.segmentation.class_maps import within_image
 from eagleray.tasks.segmentation.grouping import NUM_PLACES, FoundObjects, group_pixels
 from eagleray.tasks.segmentation.object_maps import ObjectMaps, join_object_maps, move_object_map
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["CenterTask"]
 
 _GRID = 8  # cells of each side of a summary
+_EXPORTED = ("probabilities", "centers", "offsets")
 _OFFSET_SCALE = 1 / 64  # of offsets in a summary, which has probabilities beside them
 
 
@@ -47,6 +49,14 @@ class CenterTask(Task):
 
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy_dice", "cross_entropy")
     output_names: ClassVar[tuple[str, ...] | None] = ("labels", "centers", "offsets")
+    export_example: ClassVar[tuple[str, ...]] = ("maps", "regions")
+    export_note: ClassVar[str] = (
+        "Grouping pixels into objects is not part of the model: a peak of `centers` is an object, "
+        "and each pixel of a label belongs to the peak nearest to where its offset points. "
+        "`group_pixels` in `predict.py` does it with the settings below, and `to_original` maps "
+        "the objects to the image file."
+    )
+    similarity_name: ClassVar[str | None] = "panoptic quality"
     default_architecture: ClassVar[str] = "panoptic/resnet18"
     measures_training: ClassVar[bool] = False
 
@@ -115,11 +125,38 @@ class CenterTask(Task):
 
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return probabilities of labels, centres and offsets as one tensor (N, C + 3, H, W)."""
+        return self.finish_exported(self.exported_outputs(outputs))
+
+    def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
+        """Return the probabilities of labels, and the maps of centres and offsets as they are."""
+        assert isinstance(outputs, Mapping)
+        maps = outputs["labels"].softmax(dim=1), outputs["centers"], outputs["offsets"]
+        return dict(zip(_EXPORTED, maps, strict=True))
+
+    def finish_exported(self, outputs: NetworkOutput) -> Tensor:
+        """Return all maps as one tensor (N, C + 3, H, W)."""
         import torch
 
         assert isinstance(outputs, Mapping)
-        probabilities = outputs["labels"].softmax(dim=1)
-        return torch.cat([probabilities, outputs["centers"], outputs["offsets"]], dim=1)
+        return torch.cat([outputs[name] for name in _EXPORTED], dim=1)
+
+    def describe_exported(self, contract: ImageContract) -> tuple[ExportedOutput, ...]:
+        """Return probabilities, centres and offsets of pixels."""
+        names = ", ".join(self.pixel_labels)
+        meanings = (
+            f"Probability of each label for each pixel of the input: {names}.",
+            "How near each pixel is to the centre of an object, about 0 to 1.",
+            "Pixels down and to the right from each pixel to the centre of its object.",
+        )
+        shapes = (self.num_outputs, 1, 2)
+        return tuple(
+            ExportedOutput(name, (count, *contract.size), meaning)
+            for name, count, meaning in zip(_EXPORTED, shapes, meanings, strict=True)
+        )
+
+    def num_activated(self, contract: ImageContract) -> int:
+        """Return the number of pixels of all maps."""
+        return (self.num_outputs + NUM_PLACES) * contract.size[0] * contract.size[1]
 
     def _group(self, outputs: Outputs) -> FoundObjects:
         return group_pixels(outputs, self.is_thing, max_objects=self.max_objects)

@@ -33,6 +33,7 @@ from eagleray.tasks.segmentation.mask_observations import (
 from eagleray.tasks.segmentation.object_maps import object_drawing
 from eagleray.tasks.segmentation.object_masks import encode_masks, numbers_of
 from eagleray.tasks.segmentation.pixel_task import BACKGROUND, require_size
+from eagleray.tasks.segmentation.similarity import ScoredRegions, similarity_of_regions
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
 if TYPE_CHECKING:
@@ -152,6 +153,10 @@ class Instance(CenterTask, ObjectTask):
                 rows[len(masks)] = x, y, x + width, y + height, score, label
                 masks.append(Mask.model_construct(size=numbers.shape, counts=one.counts))
         return rows, masks
+
+    def similarity(self, prediction: Prediction, other: Prediction) -> float:
+        """Return the panoptic quality of the reported objects, see `similarity_of_regions`."""
+        return similarity_of_regions(_regions(prediction), _regions(other))
 
     def observe(self, prediction: Prediction, text: str) -> Outputs:
         """Return what metrics need of the image's masks at the size of the original.
@@ -280,6 +285,18 @@ def _observation(
     areas = np.array([_num_pixels(one) for one in masks], np.int64)
     shared = shared_pixels(counts, truths, height, width)
     return observe_masks(detections, areas, shared, np.array(rows[1:]).reshape(-1, TRUE_ROW))
+
+
+def _regions(prediction: Prediction) -> ScoredRegions:
+    """Return the reported objects."""
+    assert isinstance(prediction, ObjectsPrediction)
+    masks = [one.mask for one in prediction.objects if one.mask]
+    size = masks[0].size if masks else (0, 0)
+    return ScoredRegions(
+        numbers_of([one.counts for one in masks], *size),
+        tuple(one.label for one in prediction.objects),
+        tuple(one.score for one in prediction.objects),
+    )
 
 
 def _true_masks(annotation: Annotation) -> list[Mask]:

@@ -51,6 +51,7 @@ from eagleray.tasks.segmentation.segments import (
     find_segments,
     segmentation_of,
 )
+from eagleray.tasks.segmentation.similarity import ScoredRegions, similarity_of_regions
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, text_tensor
 
 if TYPE_CHECKING:
@@ -234,6 +235,10 @@ class Panoptic(CenterTask, PixelTask):
         sides = (Counter(one.label for one in _segments(side)) for side in (prediction, other))
         return next(sides) == next(sides)
 
+    def similarity(self, prediction: Prediction, other: Prediction) -> float:
+        """Return the panoptic quality of the segments, see `similarity_of_regions`."""
+        return similarity_of_regions(_regions(prediction), _regions(other))
+
     def counts(self, prediction: Prediction, threshold: float | None = None) -> Mapping[str, int]:
         """Return the number of objects of each thing; those without objects are left out."""
         return Counter(one.label for one in _segments(prediction) if one.label in self.things)
@@ -409,6 +414,17 @@ class Panoptic(CenterTask, PixelTask):
 
 def _segments(prediction: Prediction) -> Sequence[Segment]:
     return prediction.segments if isinstance(prediction, PanopticPrediction) else ()
+
+
+def _regions(prediction: Prediction) -> ScoredRegions:
+    """Return the segments; none for a failed prediction."""
+    assert isinstance(prediction, PanopticPrediction)
+    content, segments = prediction.segment_map, prediction.segments
+    return ScoredRegions(
+        decode_numbers(content) if content else np.zeros((0, 0), np.uint8),
+        tuple(one.label for one in segments),
+        tuple(one.score for one in segments),
+    )
 
 
 def _score_of_stuff(known: Outputs, found: FoundObjects, label: int) -> float:

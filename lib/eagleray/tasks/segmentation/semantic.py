@@ -23,6 +23,7 @@ from eagleray.tasks.base import (
     WeightedMetrics,
     only_tensor,
 )
+from eagleray.tasks.exported import ExportedOutput
 from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import ConfusionMatrix, Drawing, Plot, Section, Table
 from eagleray.tasks.registration import register_task
@@ -45,6 +46,7 @@ from eagleray.tasks.segmentation.pixel_counts import (
 )
 from eagleray.tasks.segmentation.pixel_task import PixelTask, SharesPrediction, require_size
 from eagleray.tasks.segmentation.region_metrics import region_metrics, resampled_region_metrics
+from eagleray.tasks.segmentation.similarity import dice_of_maps
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 from eagleray.tasks.tiles import TileJoiner
 
@@ -82,8 +84,19 @@ class Semantic(PixelTask):
     predicts_pixels: ClassVar[bool] = True
     joins_tiles: ClassVar[bool] = True
     default_architecture: ClassVar[str] = "unet/resnet18"
+    export_example: ClassVar[tuple[str, ...]] = ("maps", "masks")
+    export_note: ClassVar[str] = (
+        "`predict.py` cuts off what lies beside the image, enlarges the probabilities to the image "
+        "file, and takes the likeliest label of each pixel."
+    )
+    similarity_name: ClassVar[str | None] = "Dice coefficient"
 
     name: Literal["semantic"] = "semantic"
+
+    @property
+    def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """A map of logits for each label."""
+        return {"logits": (self.num_outputs, None, None)}
 
     # --- targets ---
 
@@ -134,6 +147,16 @@ class Semantic(PixelTask):
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return the softmax of logits (N, C, H, W): probabilities of every pixel's labels."""
         return only_tensor(outputs).softmax(dim=1)
+
+    def describe_exported(self, contract: ImageContract) -> tuple[ExportedOutput, ...]:
+        """Return the probabilities of pixels."""
+        meaning = "Probability of each label for each pixel of the input, in the order of labels."
+        shape = (len(self.labels), *contract.size)
+        return (ExportedOutput("probabilities", shape, meaning),)
+
+    def num_activated(self, contract: ImageContract) -> int:
+        """Return the number of pixels of all maps."""
+        return len(self.labels) * contract.size[0] * contract.size[1]
 
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
         """Enlarge the probabilities to the original image, and take the most likely labels."""
@@ -192,6 +215,11 @@ class Semantic(PixelTask):
         """Return whether 99 % of the pixels have the same label."""
         one, another = (_classes(one) for one in (prediction, other))
         return one.shape == another.shape and bool((one == another).mean() >= _MIN_AGREEMENT)
+
+    def similarity(self, prediction: Prediction, other: Prediction) -> float:
+        """Return the Dice coefficient of the pixels that are not background, labels together."""
+        one, another = (_classes(one) for one in (prediction, other))
+        return dice_of_maps(one, another)
 
     # --- evaluation ---
 

@@ -6,16 +6,16 @@ A context is that of a worker that Ray Train started, or of a single process, as
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from eagleray.tasks.padding import join_padded
 from eagleray.training.spec import TrainSpec
 
-__all__ = ["DistributedContext", "join_padded", "join_process_group", "single_process"]
+__all__ = ["DistributedContext", "join_process_group", "single_process"]
 
 
 @dataclass(frozen=True)
@@ -104,22 +104,6 @@ class DistributedContext:
             broadcast_buffers=False,  # `average_buffers` runs where they are used
             gradient_as_bucket_view=True,
         )
-
-
-def join_padded(parts: Sequence[Tensor]) -> Tensor:
-    """Return tensors (N, K, …) joined along the first axis, filled up with zeros to the largest K.
-
-    Rows of zeros mark no objects; other tensors have one length.
-    """
-    lengths = {part.shape[1] for part in parts if part.ndim > 1}
-    if len(lengths) < 2:
-        return torch.cat(list(parts))
-    joined = parts[0].new_zeros(sum(map(len, parts)), max(lengths), *parts[0].shape[2:])
-    place = 0
-    for part in parts:
-        joined[place : place + len(part), : part.shape[1]] = part
-        place += len(part)
-    return joined
 
 
 def join_process_group() -> DistributedContext:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from eagleray.tasks import Task
-from eagleray.training.loop.distributed import DistributedContext, join_padded
+from eagleray.tasks.padding import join_padded
+from eagleray.training.loop.distributed import DistributedContext
 
 __all__ = ["TaskMetrics"]
 
