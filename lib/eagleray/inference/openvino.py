@@ -27,9 +27,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from eagleray.core.errors import InputError, PackageError
+from eagleray.core.errors import PackageError, UnsupportedError, UnsupportedNetworkError
 from eagleray.core.system import num_usable_cores
-from eagleray.inference.engine import ENGINES, Run, UnsupportedNetworkError, make_network
+from eagleray.inference.engine import ENGINES, Run, make_network
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.graph_export import zero_inputs
 from eagleray.models.network import graph_network
@@ -73,17 +73,17 @@ class OpenVinoEngine:
 
         Raises:
             UnsupportedNetworkError: If the network cannot be converted.
-            InputError: If the plan's device is not a CPU, or the CPU lacks the precision.
+            UnsupportedError: If the plan's device is not a CPU, or the CPU lacks the precision.
             PackageError: If the package's files do not fit each other.
         """
         fault = self.unsupported(plan.device)
         if fault is not None:
-            raise InputError(f"The engine openvino {fault}.")
+            raise UnsupportedError(f"The engine openvino {fault}.")
         graph = _read(package, cache_folder)
         try:
             return _runner(_compile(graph, plan), package.task.network_outputs)
         except RuntimeError as error:  # a kernel is missing, as of bfloat16 on an older CPU
-            raise InputError(
+            raise UnsupportedError(
                 f"OpenVINO cannot run {package.manifest.architecture.name} in {plan.precision} on "
                 f"this CPU ({_first_line(error)}); use --engine eager, or another --precision."
             ) from error
