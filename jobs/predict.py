@@ -80,11 +80,9 @@ def _describe(job: Job, console: Console) -> None:
 
 
 def _require_able_nodes(request: PredictSpec, model: LoadedModel, cluster: Cluster) -> None:
-    """Refuse an engine or a precision that a node lacks; `auto` takes what each node has."""
-    if (request.engine, request.precision) != ("auto", "auto"):
-        uses_gpu = cluster.uses_gpus(request.device)
-        manifest = model.package.manifest
-        require_nodes_able(request.engine, request.precision, manifest, uses_gpu=uses_gpu)
+    uses_gpu = cluster.uses_gpus(request.device)
+    manifest = model.package.manifest
+    require_nodes_able(request.engine, request.precision, manifest, uses_gpu=uses_gpu)
 
 
 def _confirm_start(console: Console, *, yes: bool) -> bool:

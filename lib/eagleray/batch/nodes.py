@@ -3,7 +3,8 @@
     require_nodes_able("openvino", "bfloat16", manifest, uses_gpu=False)
 
 Every node with a core, or a GPU if the workers use them, is asked at the same time. A node that
-does not answer is left to the workers, which check again when they start.
+does not answer is left to the workers, which check again when they start. What a node starts and
+imports for its answer, its worker uses afterwards.
 """
 
 from __future__ import annotations
