@@ -61,6 +61,7 @@ class ShardWorker:
         done: list[pa.Table] = []
         for shard in block.column(SHARD_COLUMN).to_pylist():
             if self._journal.hands_back:
+                self._journal.hand_back_slowly()
                 break
             done.append(self.work(shard).as_block())
         return pa.concat_tables([*done, block.slice(len(done))], promote_options="default")
@@ -97,6 +98,7 @@ class DecodeWorker:
             shape, or `reason` and `message`; or the block itself, which hands the shard back.
         """
         if self._journal.hands_back:
+            self._journal.hand_back_slowly()
             return block
         started = time.time()
         shard = block.column(SHARD_COLUMN)[0].as_py()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,6 +33,7 @@ _NAMESPACE = b"eagleray"
 _MAX_FRUITLESS_RUNS = 3
 _FINAL = (PackageError, ContractError, UnsupportedError)  # would be raised again
 _SECONDS_BETWEEN_LOOKS = 0.2  # whether the turn is over
+_SECONDS_BETWEEN_RETURNS = 1.0
 _SHARDS_PER_PREFIX = 64  # whose notes are removed together, by one call
 
 
@@ -140,6 +142,16 @@ class ShardJournal:
         That is so when the workers are needed elsewhere, or this worker's node is about to end.
         """
         return has_key(self._key("closed"), _NAMESPACE) or is_draining()
+
+    def hand_back_slowly(self) -> None:
+        """Wait a second before shards are handed back on a node that is about to end.
+
+        Ray goes on sending shards there as long as the node is up, as its worker is always free.
+        One whose return the driver has seen, and Ray has not completed when the node ends, is done
+        by two other workers; at one return a second there is hardly ever one.
+        """
+        if is_draining():
+            time.sleep(_SECONDS_BETWEEN_RETURNS)
 
     def _key(self, name: str) -> str:
         return f"shards-begun-{self.run}-{name}"
