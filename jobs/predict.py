@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from eagleray.batch.job import Job, open_job
+from eagleray.batch.nodes import require_nodes_able
 from eagleray.batch.pipeline import require_workers
 from eagleray.batch.quote import Quote, quote_job
 from eagleray.batch.run import JobSummary, finish_job, run_job
@@ -30,9 +31,10 @@ from eagleray.cli.job import job_session, job_settings, run_command
 from eagleray.cli.options import read_spec, with_spec_options
 from eagleray.core.background import import_ahead
 from eagleray.core.logs import add_to_lines
+from eagleray.core.ray_session import Cluster
 from eagleray.core.yielding import process_signal
 from eagleray.io import storage
-from eagleray.registry.references import load_model
+from eagleray.registry.references import LoadedModel, load_model
 
 
 def show(summary: JobSummary, console: Console) -> None:
@@ -75,6 +77,12 @@ def _describe(job: Job, console: Console) -> None:
         console.note(remark)
     if job.committed is not None:
         console.note(f"Job {job.plan.job_id} is complete already; nothing was run.")
+
+
+def _require_able_nodes(request: PredictSpec, model: LoadedModel, cluster: Cluster) -> None:
+    uses_gpu = cluster.uses_gpus(request.device)
+    manifest = model.package.manifest
+    require_nodes_able(request.engine, request.precision, manifest, uses_gpu=uses_gpu)
 
 
 def _confirm_start(console: Console, *, yes: bool) -> bool:
@@ -121,6 +129,7 @@ def main(
             )
             if cluster or settings.ray_address:  # before the inputs are listed
                 require_workers(session(), request.worker_range, request.device)
+                _require_able_nodes(request, model, session())
             elif request.precision == "bfloat16":  # the workers run on this machine
                 from eagleray.inference.choice import require_precision_here
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
 import pytest
 
 from eagleray.batch.context import JobContext
 from eagleray.batch.pipeline import WorkerPool, run_shards
-from eagleray.batch.worker import SHARD_COLUMN
+from eagleray.batch.shard_summary import ShardSummary
 from eagleray.core.ray_session import ray_session
 from eagleray.core.settings import Settings
 from tests.support.noting_worker import IdleWorker, note, notes
@@ -39,11 +38,10 @@ class NotesBeginnings(IdleWorker):
         self._node = ray.get_runtime_context().get_node_id()
         self._notes: Path = ray.get(context)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        if not self._journal.hands_back:
-            note(self._notes, f"{self._node} {block.column(SHARD_COLUMN)[0].as_py()}")
-            time.sleep(_SECONDS_A_SHARD)
-        return super().__call__(block)
+    def work(self, shard: int) -> ShardSummary:
+        note(self._notes, f"{self._node} {shard}")
+        time.sleep(_SECONDS_A_SHARD)
+        return super().work(shard)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from eagleray.core.ray_session import Cluster
 from eagleray.core.yielding import Turn, YieldSignal
-from eagleray.sharded.attempts import ShardJournal
+from eagleray.sharded.attempts import JournalNotes, ShardJournal
 from eagleray.sharded.plan import new_id
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -29,9 +29,15 @@ def test_beginnings_are_counted_over_processes_and_runs_are_apart(cluster: Clust
         assert begin_elsewhere(journal, 0, 1, 0) == [0, 0, 1]
         assert begin_elsewhere(journal, 0, 1, 2, 10) == [2, 1, 0, 0]
         assert begin_elsewhere(other, 0) == [0]
-        journal.end(1)
-        journal.end(10)
-        assert begin_elsewhere(journal, 10, 2) == [0, 1]
+        assert begin_elsewhere(journal, 64, 640) == [0, 0]
+        notes = JournalNotes(journal, [0, 1, 2, 10, 64])
+        notes.end(64)
+        assert begin_elsewhere(journal, 64, 640) == [0, 1]
+        for shard in (0, 1, 2):
+            notes.end(shard)
+        assert begin_elsewhere(journal, 10, 1) == [1, 2]  # one of the group is not done
+        notes.end(10)
+        assert begin_elsewhere(journal, 10, 2) == [0, 0]
     assert begin_elsewhere(journal, 0) == [0]
     assert begin_elsewhere(other, 0) == [1]
 

@@ -123,10 +123,10 @@ def write_photos(folder: Path, number: int) -> Path:
     return folder
 
 
-def until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Wait until a condition holds, and return its value."""
+def until(condition: Callable[[], Any], seconds: float = 120.0, *, every: float = 0.3) -> Any:
+    """Wait until a condition holds, which is looked at every so many seconds; return its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "the condition does not come true"
-        time.sleep(0.3)
+        time.sleep(every)
     return value

@@ -11,10 +11,9 @@ import argparse
 import time
 from typing import cast
 
-import pyarrow as pa
-
 from eagleray.batch.context import JobContext
 from eagleray.batch.pipeline import WorkerPool, run_shards
+from eagleray.batch.shard_summary import ShardSummary
 from eagleray.core.ray_session import ray_session
 from eagleray.core.settings import read_settings
 from tests.support.noting_worker import IdleWorker
@@ -25,9 +24,9 @@ _SECONDS_A_SHARD = 0.5
 class SlowIdleWorker(IdleWorker):
     """A worker that takes half a second for a shard."""
 
-    def __call__(self, block: pa.Table) -> pa.Table:
+    def work(self, shard: int) -> ShardSummary:
         time.sleep(_SECONDS_A_SHARD)
-        return super().__call__(block)
+        return super().work(shard)
 
 
 def main() -> None:

@@ -7,10 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from eagleray.batch.shard_summary import ShardSummary
-from eagleray.batch.worker import SHARD_COLUMN, ShardWorker
+from eagleray.batch.worker import ShardWorker
 from eagleray.packing.pipeline import pack_or_hand_back
 from eagleray.packing.receipt import PackedShard
 from eagleray.packing.worker import PackContext
@@ -37,13 +35,12 @@ class NotingWorker(ShardWorker):
         self._output = ray.get(context).output
         self._is_first = True
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        done = super().__call__(block)
-        if "num_ok" in done.column_names:
-            if not self._is_first:
-                wait_until_asked_to_yield(self._output, self._journal)
-            self._is_first = False
-            note(Path(f"{self._output}.{NOTES}"), f"{done.column('shard')[0].as_py()}")
+    def work(self, shard: int) -> ShardSummary:
+        done = super().work(shard)
+        if not self._is_first:
+            wait_until_asked_to_yield(self._output, self._journal)
+        self._is_first = False
+        note(Path(f"{self._output}.{NOTES}"), f"{shard}")
         return done
 
 
@@ -79,12 +76,9 @@ class IdleWorker(ShardWorker):
     def __init__(self, context: Any, journal: ShardJournal) -> None:
         self._journal = journal
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        if self._journal.hands_back:
-            return block
-        shard = block.column(SHARD_COLUMN)[0].as_py()
+    def work(self, shard: int) -> ShardSummary:
         self._journal.begin(shard)
-        return ShardSummary(shard, 1, 0, time.time(), time.time()).as_block()
+        return ShardSummary(shard, 1, 0, time.time(), time.time())
 
 
 def note(file: Path, line: str) -> None:

@@ -5,10 +5,14 @@ image between processes costs more than it saves. A few cores share a process, a
 and the network; all cores of a large node would wait for each other's Python there. Beside GPUs
 decoding has actors of its own, on all cores, and each GPU's actor gets decoded shards. The driver
 receives one line of summary for each shard.
+
+Ray Data costs the driver milliseconds for each block, whatever is in it. In a job of many shards a
+block therefore names several of them, which its worker does one after the other.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,12 +33,14 @@ from eagleray.core.ray_private import (
 from eagleray.core.ray_session import Cluster
 from eagleray.core.types import DeviceChoice
 from eagleray.core.yielding import Turn, YieldSignal
-from eagleray.sharded.attempts import ShardJournal, Shards, run_until_done
+from eagleray.sharded.attempts import JournalNotes, ShardJournal, Shards, run_until_done
 from eagleray.sharded.plan import new_id
 
-__all__ = ["WorkerPool", "require_workers", "run_shards", "shard_dataset"]
+__all__ = ["WorkerPool", "require_workers", "run_shards", "shard_dataset", "shards_per_block"]
 
-_SHARDS_PER_WORKER = 2  # the next one is there when the last one is done
+_BLOCKS_PER_WORKER = 2  # the next one is there when the last one is done
+_MAX_SHARDS_PER_BLOCK = 16  # the driver learns of them together, after a minute or two
+_MIN_BLOCKS_PER_WORKER = 64  # so that workers finish together
 _MAX_PER_PROCESS = 4
 _MAX_WORKERS_PER_CORE = 2  # as each claims half a core
 
@@ -208,6 +214,7 @@ def run_shards(
     import ray
 
     journal, turn = ShardJournal(new_id()), turn or Turn(YieldSignal())
+    notes = JournalNotes(journal, pending)
     shared = ray.put(context)
 
     def run_once(shards: Shards) -> Iterator[ShardSummary]:
@@ -218,10 +225,10 @@ def run_shards(
         )
         for block in iterate_blocks(dataset):
             for record in block.to_pylist():
-                if len(record) == 1:
+                if record.get("num_ok") is None:
                     handed_back.append(record[SHARD_COLUMN])
                     continue
-                journal.end(record[SHARD_COLUMN])
+                notes.end(record[SHARD_COLUMN])
                 yield ShardSummary(**record)
 
     with journal.kept(turn):
@@ -236,6 +243,27 @@ def _until_over(shards: Shards, handed_back: deque[int], turn: Turn) -> Iterator
         if turn.over:
             return
         yield int(shard)
+
+
+def shards_per_block(worker_pool: WorkerPool, num_shards: int) -> int:
+    """Return the number of shards that a worker is given at a time.
+
+    It is one where shards are decoded apart, whose pixels a block holds, and in a job so small that
+    workers would have few blocks each.
+    """
+    if worker_pool.num_decoders:
+        return 1
+    blocks = num_shards // (_MIN_BLOCKS_PER_WORKER * worker_pool.max_workers)
+    return max(1, min(_MAX_SHARDS_PER_BLOCK, blocks))
+
+
+def _in_blocks(shards: Iterable[int], size: int, *, num_alone: int) -> Iterator[list[int]]:
+    """Yield shards in lists of a size; the first ones alone, so that results appear at once."""
+    numbers = iter(shards)
+    for number in itertools.islice(numbers, num_alone):
+        yield [number]
+    while several := list(itertools.islice(numbers, size)):
+        yield several
 
 
 def shard_dataset(
@@ -259,17 +287,21 @@ def shard_dataset(
     """
     import ray.data
 
-    use_whole_blocks()  # a block is one shard, from end to end
+    use_whole_blocks()  # a block is whole from end to end
     num_takers = worker_pool.num_decoders or worker_pool.max_workers
+    per_block = shards_per_block(worker_pool, num_shards)
     dataset = stream_blocks(
-        (pa.table({SHARD_COLUMN: pa.array([number], pa.int64())}) for number in shards),
-        num_blocks=num_shards,
-        max_waiting=_SHARDS_PER_WORKER * num_takers,
+        (
+            pa.table({SHARD_COLUMN: pa.array(numbers, pa.int64())})
+            for numbers in _in_blocks(shards, per_block, num_alone=num_takers)
+        ),
+        num_blocks=-(-num_shards // per_block),
+        max_waiting=_BLOCKS_PER_WORKER * num_takers,
     )
     pool = ray.data.ActorPoolStrategy(
         min_size=worker_pool.num_processes,
         max_size=worker_pool.max_processes,
-        max_tasks_in_flight_per_actor=_SHARDS_PER_WORKER * worker_pool.per_process,
+        max_tasks_in_flight_per_actor=_BLOCKS_PER_WORKER * worker_pool.per_process,
         max_concurrent_calls_per_actor=worker_pool.per_process,
         enable_true_multi_threading=worker_pool.per_process > 1,
     )

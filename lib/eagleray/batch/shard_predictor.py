@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import pyarrow as pa
 from eagleray.batch.context import JobContext
 from eagleray.batch.results import ResultWriter, result_schema
 from eagleray.batch.shard_summary import ShardSummary, decode_shard, encode_shard
+from eagleray.core.errors import UnsupportedError
 from eagleray.imaging import DecodedImage
 from eagleray.imaging.tiles import TiledImage
 from eagleray.inference.prefetcher import DecodedItem
@@ -28,7 +30,14 @@ __all__ = ["ShardPredictor"]
 
 
 class ShardPredictor:
-    """Holds a predictor, and turns decoded shards into results."""
+    """Holds a predictor, and turns decoded shards into results.
+
+    Args:
+        context: What the worker needs to know.
+
+    Raises:
+        UnsupportedError: If this machine cannot run the model as requested; the message names it.
+    """
 
     def __init__(self, context: JobContext) -> None:
         # The driver imports this module without PyTorch.
@@ -36,16 +45,19 @@ class ShardPredictor:
 
         options = context.options
         self._layout = OutputLayout(context.output)
-        self._predictor = Predictor(
-            context.model.package,
-            device=options.device,
-            precision=options.precision,
-            engine=options.engine,
-            num_threads=options.num_threads if options.device == "cpu" else None,
-            num_callers=options.shards_at_a_time,
-            expected_images=options.expected_images,
-            cache_folder=Path(options.cache_folder),
-        )
+        try:
+            self._predictor = Predictor(
+                context.model.package,
+                device=options.device,
+                precision=options.precision,
+                engine=options.engine,
+                num_threads=options.num_threads if options.device == "cpu" else None,
+                num_callers=options.shards_at_a_time,
+                expected_images=options.expected_images,
+                cache_folder=Path(options.cache_folder),
+            )
+        except UnsupportedError as error:
+            raise UnsupportedError(f"On node {socket.gethostname()}: {error}") from error
         self._predictor.require_healthy()
         limits = tuple(map(CountLimit.parse, options.limit))
         schema = result_schema(

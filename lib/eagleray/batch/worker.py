@@ -1,4 +1,4 @@
-"""The Ray Data actors of a prediction job: a shard's number in, one line of summary out.
+"""The Ray Data actors of a prediction job: numbers of shards in, one line of summary for each out.
 
     ShardWorker      reads, decodes, predicts and writes, a shard on each of a few cores, where
                      there is no GPU
@@ -7,7 +7,7 @@
 
 A shard that was begun before killed a worker, or lost it. It is decoded in a sandbox, image by
 image, so that the image at fault is found and named. A shard that is handed back, because the job
-yields its workers or the worker's node is drained, comes back as the block that named it.
+yields its workers or the worker's node is drained, comes back as its number alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pyarrow as pa
 from eagleray.batch.context import JobContext
 from eagleray.batch.shard_decoder import ShardDecoder
 from eagleray.batch.shard_predictor import ShardPredictor
+from eagleray.batch.shard_summary import ShardSummary
 from eagleray.core.errors import Reason
 from eagleray.imaging import DecodedImage
 from eagleray.inference.prefetcher import DecodedItem
@@ -51,18 +52,30 @@ class ShardWorker:
         self._decoder = ShardDecoder(loaded)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Work on the shard that a block names, or hand it back."""
-        if self._journal.hands_back:
-            return block
+        """Work on the shards that a block names, in order, and hand back those that are left.
+
+        Returns:
+            A row for each shard: its summary, or its number and otherwise nulls if it is handed
+            back.
+        """
+        done: list[pa.Table] = []
+        for shard in block.column(SHARD_COLUMN).to_pylist():
+            if self._journal.hands_back:
+                self._journal.hand_back_slowly()
+                break
+            done.append(self.work(shard).as_block())
+        return pa.concat_tables([*done, block.slice(len(done))], promote_options="default")
+
+    def work(self, shard: int) -> ShardSummary:
+        """Predict a shard and put its result, unless a worker that was lost has done so."""
         started = time.time()
-        shard = block.column(SHARD_COLUMN)[0].as_py()
         begun = self._journal.begin(shard)
         summary = self._predictor.find_result(shard) if begun else None
         if summary is None:
             rows = self._decoder.rows(shard)
             decoded = self._decoder.decode(rows, sandboxed=begun > 0)
             summary = self._predictor.predict(shard, rows, decoded, started, repeated=begun > 0)
-        return summary.as_block()
+        return summary
 
 
 class DecodeWorker:
@@ -85,6 +98,7 @@ class DecodeWorker:
             shape, or `reason` and `message`; or the block itself, which hands the shard back.
         """
         if self._journal.hands_back:
+            self._journal.hand_back_slowly()
             return block
         started = time.time()
         shard = block.column(SHARD_COLUMN)[0].as_py()

@@ -12,11 +12,11 @@ from eagleray.cli.console import open_streams, quiet_terminal
 from eagleray.core.cluster_address import require_node_address
 from eagleray.core.environment import bypass_proxy_for_loopback, ray_temporary_folder
 from eagleray.core.file_names import escape_file_name
-from eagleray.core.job_channel import process_channel
+from eagleray.core.job_channel import process_channel, process_is_held
 from eagleray.core.logs import use_log_format
 from eagleray.core.ray_session import Cluster, ray_session
 from eagleray.core.settings import Settings, read_settings
-from eagleray.core.yielding import process_signal
+from eagleray.core.yielding import ADMISSION, process_signal
 
 __all__ = [
     "command_app",
@@ -44,7 +44,14 @@ def run_command(main: Callable[..., None], *, module_docstring: str | None) -> N
 def _heed_requests() -> None:
     """Heed the requests of the process that runs this command on a cluster, if one does."""
     channel = process_channel()  # takes its socket before another process is started
-    channel.listen(on_yield=process_signal().request, on_resume=process_signal().clear)
+    asked = process_signal()
+    if process_is_held():
+        asked.request(ADMISSION)
+    channel.listen(
+        on_yield=asked.request,
+        on_resume=asked.clear,
+        on_start=lambda: asked.clear(ADMISSION),
+    )
 
 
 def command_app(

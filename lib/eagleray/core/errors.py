@@ -3,7 +3,9 @@
     EaglerayError
     ├── UserError               the caller can fix it                  exit 2
     │   ├── InputError          a path, a table or a value is invalid  400
-    │   │   └── AttributeValueError  an attribute of an image is invalid 422
+    │   │   ├── AttributeValueError  an attribute of an image is invalid 422
+    │   │   └── UnsupportedError     a machine cannot run a model so   400
+    │   │       └── UnsupportedNetworkError  an engine cannot run it   400
     │   ├── UnknownNameError    a name is unknown; has nearest names   404
     │   ├── UnknownVersionError a model has no version of that number  404
     │   ├── OutputExistsError   the output is not empty                409
@@ -45,6 +47,8 @@ __all__ = [
     "ResumableInterrupt",
     "UnknownNameError",
     "UnknownVersionError",
+    "UnsupportedError",
+    "UnsupportedNetworkError",
     "UserError",
     "nearest_names",
     "resumable",
@@ -105,6 +109,14 @@ class AttributeValueError(InputError):
     """An attribute of an image is missing, or is not one that the model was trained with."""
 
     http_status = 422
+
+
+class UnsupportedError(InputError):
+    """A machine cannot run a model as requested: it lacks the device, engine or precision."""
+
+
+class UnsupportedNetworkError(UnsupportedError):
+    """An engine cannot run a network, whatever the precision; the message says why."""
 
 
 class UnknownNameError(UserError):

@@ -20,10 +20,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["VARIABLE", "JobChannel", "process_channel", "read_messages"]
+__all__ = ["HELD", "VARIABLE", "JobChannel", "process_channel", "process_is_held", "read_messages"]
 
 VARIABLE: Final = "EAGLERAY_JOB_CHANNEL"
 """Environment variable with the number of the socket's descriptor."""
+
+HELD: Final = "EAGLERAY_JOB_HELD"
+"""Environment variable of a command that prepares its job and waits for the request to start."""
 
 _SECONDS_BETWEEN_PROGRESS: Final = 0.5
 _MAX_LINE: Final = 4096
@@ -79,16 +82,23 @@ class JobChannel:
         """Say that the workers are released, and that the job waits to be admitted again."""
         self._send(yielded=True)
 
-    def listen(self, *, on_yield: Callable[[], None], on_resume: Callable[[], None]) -> None:
+    def listen(
+        self,
+        *,
+        on_yield: Callable[[], None],
+        on_resume: Callable[[], None],
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
         """Call functions in a thread when requests arrive.
 
         Args:
             on_yield: Called when the job is to yield its workers.
             on_resume: Called when it may go on.
+            on_start: Called when a job that is held may start.
         """
         if self._socket is None:
             return
-        calls = {"yield": on_yield, "resume": on_resume}
+        calls = {"yield": on_yield, "resume": on_resume, "start": on_start}
         connection = self._socket
 
         def listen() -> None:
@@ -112,6 +122,11 @@ def read_messages(connection: socket.socket) -> Iterator[Mapping[str, Any]]:
                 message = json.loads(line)
                 if isinstance(message, dict):
                     yield message
+
+
+def process_is_held() -> bool:
+    """Return whether this process is to prepare its job and wait; asking again returns False."""
+    return os.environ.pop(HELD, "") == "1"
 
 
 @functools.cache

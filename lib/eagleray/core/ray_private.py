@@ -23,7 +23,6 @@ __all__ = [
     "LOOPBACK_OPTIONS",
     "autoscaling_config_file",
     "close_replica_port",
-    "delete_key",
     "delete_keys",
     "disable_progress_bars",
     "has_key",
@@ -83,13 +82,6 @@ def is_draining() -> bool:
     from ray._private.state import state
 
     return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
-
-
-def delete_key(key: str, namespace: bytes) -> None:
-    """Delete a key that `put_key_if_absent` may have put."""
-    from ray.experimental.internal_kv import _internal_kv_del
-
-    _internal_kv_del(key, namespace=namespace)
 
 
 def delete_keys(prefix: str, namespace: bytes) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 
-__all__ = ["PERSON", "QUEUE", "Turn", "YieldSignal", "process_signal"]
+__all__ = ["ADMISSION", "PERSON", "QUEUE", "Turn", "YieldSignal", "process_signal"]
 
+ADMISSION = "it is prepared before its turn"
+"""Reason of a command that a queue has started ahead of the job's admission."""
 QUEUE = "a job that goes first waits for them"
 """Reason of a queue of jobs."""
 PERSON = "`eagleray jobs pause` was called"

@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
-from eagleray.core.errors import InputError
+from eagleray.core.errors import InputError, UnsupportedError, UnsupportedNetworkError
 from eagleray.core.types import NetworkPrecision, Precision
 from eagleray.inference.eager import EagerEngine
-from eagleray.inference.engine import ENGINES, Engine, Run, UnsupportedNetworkError
+from eagleray.inference.engine import ENGINES, Engine, Run
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan, has_bfloat16, machine_fingerprint
 from eagleray.io.lock import lock_if_writable
@@ -169,10 +169,10 @@ def require_precision_here(engine: str, precision: Precision) -> None:
         precision: Precision that is asked for.
 
     Raises:
-        InputError: If it is OpenVINO's bfloat16, and the CPU has none; PyTorch emulates it.
+        UnsupportedError: If it is OpenVINO's bfloat16, and the CPU has none; PyTorch emulates it.
     """
     if (engine, precision) == (OpenVinoEngine.name, "bfloat16") and not has_bfloat16("cpu"):
-        raise InputError(
+        raise UnsupportedError(
             "This machine's CPU has no bfloat16, and the engine openvino does not emulate it; use "
             "--precision float32, or auto."
         )
@@ -202,6 +202,8 @@ def choose(
         UnknownNameError: If there is no such engine.
         InputError: If no engine can run the package as requested.
     """
+    if plan.device == "cpu":
+        require_precision_here(request.engine, request.precision)
     candidates = _candidates(package, plan, request)
     if len(candidates) == 1 or plan.device != "cpu":
         (only, *_) = candidates
@@ -258,7 +260,7 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
 
     Raises:
         UnknownNameError: If there is no such engine.
-        InputError: If there is none that can.
+        UnsupportedError: If there is none that can.
     """
     if manifest is not None and manifest.hosted is not None:
         return [_hosted_engine(name, manifest)]
@@ -282,7 +284,7 @@ def _usable_engines(name: str, manifest: ModelManifest | None, device: str | Non
             faults.append(f"{engine.name} {fault}")
     if not usable:
         about = "The" if graph is None else f"Model {graph.name!r} is {kind}, and the"
-        raise InputError(f"{about} engine {'; the engine '.join(faults)}.")
+        raise UnsupportedError(f"{about} engine {'; the engine '.join(faults)}.")
     return usable
 
 

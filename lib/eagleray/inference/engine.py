@@ -16,7 +16,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from eagleray.core.errors import InputError
 from eagleray.core.extensions import Extensions
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.network import ImageNetwork
@@ -26,7 +25,6 @@ __all__ = [
     "ENGINES",
     "Engine",
     "Run",
-    "UnsupportedNetworkError",
     "make_network",
     "with_num_threads",
 ]
@@ -35,10 +33,6 @@ Run = Callable[..., Tensor]
 """Runs a network on uint8 images (N, H, W, C), and float32 attributes (N, A) if the model has any;
 returns float32 logits, or the tensors by name of a network that has several outputs. Threads may
 call it at the same time."""
-
-
-class UnsupportedNetworkError(InputError):
-    """An engine cannot run a network, whatever the precision; the message says why."""
 
 
 class Engine(Protocol):

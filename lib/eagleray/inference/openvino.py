@@ -27,9 +27,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from eagleray.core.errors import InputError, PackageError
+from eagleray.core.errors import PackageError, UnsupportedError, UnsupportedNetworkError
 from eagleray.core.system import num_usable_cores
-from eagleray.inference.engine import ENGINES, Run, UnsupportedNetworkError, make_network
+from eagleray.inference.engine import ENGINES, Run, make_network
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.graph_export import zero_inputs
 from eagleray.models.network import graph_network
@@ -73,12 +73,12 @@ class OpenVinoEngine:
 
         Raises:
             UnsupportedNetworkError: If the network cannot be converted.
-            InputError: If the plan's device is not a CPU, or the CPU lacks the precision.
+            UnsupportedError: If the plan's device is not a CPU, or the CPU lacks the precision.
             PackageError: If the package's files do not fit each other.
         """
         fault = self.unsupported(plan.device)
         if fault is not None:
-            raise InputError(f"The engine openvino {fault}.")
+            raise UnsupportedError(f"The engine openvino {fault}.")
         graph = _read(package, cache_folder)
         try:
             compiled = _compile(graph, plan)
@@ -139,7 +139,7 @@ def _try(compiled: Any, package: ModelPackage) -> None:
     compiled.create_infer_request().infer(inputs, share_inputs=True)
 
 
-def _cannot_run(package: ModelPackage, plan: ExecutionPlan, error: RuntimeError) -> InputError:
+def _cannot_run(package: ModelPackage, plan: ExecutionPlan, error: RuntimeError) -> UnsupportedError:
     remedy = (
         "use a version that is not quantized, with --engine eager"
         if package.manifest.quantization is not None
@@ -147,7 +147,7 @@ def _cannot_run(package: ModelPackage, plan: ExecutionPlan, error: RuntimeError)
     )
     if plan.precision == "bfloat16":
         remedy += ", or another --precision"
-    return InputError(
+    return UnsupportedError(
         f"The engine openvino cannot run {package.manifest.architecture.name} in {plan.precision} "
         f"on this CPU ({_first_line(error)}); {remedy}."
     )

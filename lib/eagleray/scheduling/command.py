@@ -40,6 +40,8 @@ class JobCommand:
         words: The words after `eagleray`.
         environment: Its environment.
         on_line: Called in a thread for each line, with whether it is standard output.
+        held: Whether the command prepares its job and waits for the request `start`; only commands
+            that can yield heed it.
     """
 
     def __init__(
@@ -48,16 +50,18 @@ class JobCommand:
         environment: Mapping[str, str],
         *,
         on_line: Callable[[str, bool], None],
+        held: bool = False,
     ) -> None:
         ours, theirs = socket.socketpair()
         self._socket, self._on_line = ours, on_line
         self._messages: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._last_line = self._error_line = ""
         ends_with_parent = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid())]
+        own = {job_channel.HELD: "1"} if held else {}
         with theirs:
             self._process = subprocess.Popen(
                 [*ends_with_parent, sys.executable, "-P", "-m", "eagleray", *words],
-                env={**environment, job_channel.VARIABLE: str(theirs.fileno())},
+                env={**environment, **own, job_channel.VARIABLE: str(theirs.fileno())},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -102,7 +106,7 @@ class JobCommand:
                 yield self._messages.get_nowait()
 
     def request(self, name: str) -> None:
-        """Send a request: `yield` or `resume`."""
+        """Send a request: `start`, `yield` or `resume`."""
         with contextlib.suppress(OSError):  # it has just ended
             self._socket.sendall(json.dumps({"request": name}).encode() + b"\n")
 

@@ -66,12 +66,14 @@ class Decision:
         asked: For each running job that is to make room, the job that it makes room for. The
             value is "" where room is no longer needed.
         parked: Jobs that wait so far behind that they need no process yet.
+        expected: Jobs for which others make room: they are admitted within seconds.
     """
 
     admitted: tuple[str, ...]
     waiting: tuple[str, ...]
     asked: Mapping[str, str]
     parked: frozenset[str]
+    expected: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -118,11 +120,14 @@ def decide(
     left = ready[len(admitted) :]
     started = {entry.job for entry in admitted}
     behind = [entry for entry in waiting if not entry.yielded and entry.job not in started]
+    asked = _ask(left, running, now)
+    expected = {entry.yields_to for entry in entries if entry.job not in asked}
     return Decision(
         admitted=tuple(entry.job for entry in admitted),
         waiting=tuple(entry.job for entry in [*admitted, *_without(waiting, started)]),
-        asked=_ask(left, running, now),
+        asked=asked,
         parked=frozenset(entry.job for entry in behind[MAX_PROCESSES:]),
+        expected=frozenset({*expected, *asked.values()} - {"", *started}),
     )
 
 

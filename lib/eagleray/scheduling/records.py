@@ -97,11 +97,13 @@ class Turn:
         admitted: Whether it runs from now on.
         position: Its position in the queue otherwise, from 1.
         parked: Whether it is so far behind that no process should wait for it.
+        expected: Whether another job makes room for it.
     """
 
     admitted: bool
     position: int = 0
     parked: bool = False
+    expected: bool = False
 
 
 def new_job(**fields: Any) -> JobRow:
@@ -391,7 +393,8 @@ class JobRecords:
                 parked = job in decision.parked and not row.yielded
                 if parked:
                     row.lease_until = None
-                return Turn(admitted=False, position=position, parked=parked)
+                expected = job in decision.expected
+                return Turn(admitted=False, position=position, parked=parked, expected=expected)
             row.state, row.started, row.message = JobState.RUNNING.value, now, ""
             row.yielded, row.yields_to = False, ""
             return Turn(admitted=True)
@@ -412,6 +415,12 @@ class JobRecords:
             row.lease_until, row.heartbeat = now + self._lease, now
             _store(row, report)
             return Orders(cancel=row.cancel_requested, yields=bool(row.yields_to))
+
+    def is_asked(self, job: str, epoch: int) -> bool:
+        """Return whether a running job is asked to end, or to make room; changes nothing."""
+        asked = sa.or_(JobRow.cancel_requested, JobRow.yields_to != "", JobRow.epoch != epoch)
+        with self._database.reading() as session:
+            return session.scalar(sa.select(JobRow.id).where(JobRow.id == job, asked)) is not None
 
     def make_room(self, job: str, epoch: int, report: Report) -> bool:
         """Store that a running job has made room, and waits again.

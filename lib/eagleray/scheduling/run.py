@@ -45,6 +45,8 @@ __all__ = ["main"]
 
 _SPEC_WORDS: Final = ("--json", "--spec", f"env:{SPEC_VARIABLE}")
 _SECONDS_BETWEEN_TURNS: Final = 2.0
+_SECONDS_BETWEEN_LOOKS: Final = 0.5  # while another job makes room, or might be asked to
+_HOLDABLE: Final = frozenset({"pack", "predict"})  # commands that prepare a job and wait
 _SECONDS_TO_STORE_END: Final = 600.0
 
 
@@ -117,6 +119,8 @@ class _Attempt:
         self._ray_address = assignment.ray_address or os.environ.get("RAY_ADDRESS", "auto")
         self._stopped = False
         self._command: JobCommand | None = None
+        self._log: LogWriter | None = None
+        self._sized = threading.Event()
 
     def stop(self, _: int, __: FrameType | None) -> None:
         """End the command: the job server was asked to stop the job."""
@@ -127,7 +131,21 @@ class _Attempt:
     def run(self) -> int:
         """Wait for the job's turn, run its command, and store how it ends."""
         if (code := self._wait_for_turn()) is not None:
+            if self._command is not None:
+                self._command.interrupt()
+                self._end_command(self._command)
             return code
+        command = self._command or self._start_command()
+        command.request("start")
+        watch = _Watch(self._records, self._settings, self._row, command)
+        interrupted = watch.run()
+        self._stopped = self._stopped or interrupted
+        code = self._end_command(command)
+        self._store_end(command.message, code, watch.last_report())
+        return code if code >= 0 else 128 - code
+
+    def _start_command(self, *, held: bool = False) -> JobCommand:
+        """Start the command; one that is held prepares its job, and waits for the request."""
         log = LogWriter(self._row.logs, self._row.epoch)
 
         def on_line(line: str, is_output: bool) -> None:
@@ -138,22 +156,26 @@ class _Attempt:
 
         places = self._place_inputs()
         words = replace_words(_words(self._row), places)
-        command = JobCommand(words, self._environment(), on_line=on_line)
-        self._command = command
+        command = JobCommand(words, self._environment(), on_line=on_line, held=held)
+        self._command, self._log = command, log
         if self._stopped:
             command.terminate()
-        watch = _Watch(self._records, self._settings, self._row, command)
-        interrupted = watch.run()
-        self._stopped = self._stopped or interrupted
+        return command
+
+    def _end_command(self, command: JobCommand) -> int:
+        """Wait for the end of the command and close its log; return its exit code."""
         code = command.wait()
-        log.close()
-        if log.fault:
-            _say(f"The log could not be kept in {self._row.logs} ({log.fault}).")
-        self._store_end(command.message, code, watch.last_report())
-        return code if code >= 0 else 128 - code
+        if self._log is not None:
+            self._log.close()
+            if self._log.fault:
+                _say(f"The log could not be kept in {self._row.logs} ({self._log.fault}).")
+        return code
 
     def _wait_for_turn(self) -> int | None:
-        """Wait until the job is admitted; return an exit code if it never is."""
+        """Wait until the job is admitted; return an exit code if it never is.
+
+        When another job makes room for it, its command is started, so that it is prepared by then.
+        """
         job, position = self._row.id, 0
         while not self._stopped:
             try:
@@ -178,9 +200,19 @@ class _Attempt:
             if turn.position != position:
                 position = turn.position
                 _say(f"Job {job} waits for its turn; it is number {position} in the queue.")
-            time.sleep(_SECONDS_BETWEEN_TURNS)
+            if turn.expected and self._command is None and self._is_holdable:
+                self._start_command(held=True)
+            if self._command is not None and self._command.exit_code is not None:
+                return None  # it has failed before its turn, or had nothing left to do
+            self._sized.wait(_SECONDS_BETWEEN_LOOKS if turn.expected else _SECONDS_BETWEEN_TURNS)
+            self._sized.clear()
         self._records.end(self._row, JobState.CANCELLED)
         return ExitCode.INTERRUPTED
+
+    @property
+    def _is_holdable(self) -> bool:
+        """Whether the command can be started before its turn, and works on nothing until then."""
+        return self._row.program in _HOLDABLE and "--quote" not in self._row.words
 
     def _count(self) -> None:
         """Store how many images a job has that waits, if they are few."""
@@ -188,6 +220,7 @@ class _Attempt:
         if size is not None:
             with contextlib.suppress(OutageError):  # the job waits in its place then
                 self._records.set_size(self._row.id, size)
+                self._sized.set()
 
     def _place_inputs(self) -> dict[str, str]:
         """Put local inputs where another head finds them too; meanwhile, renew the lease.
@@ -267,6 +300,7 @@ class _Watch:
         self._report = Report()
         self._cores, self._gpus, self._counted = 1.0, 0.0, time.monotonic()
         self._asked = self._has_room = self._waits = False
+        self._next_look = 0.0
 
     def run(self) -> bool:
         """Watch the command until it ends; return whether it was interrupted."""
@@ -283,8 +317,25 @@ class _Watch:
                     return True
                 pause = _SECONDS_BETWEEN_TURNS if self._waits else self._seconds
                 next_beat = time.monotonic() + min(pause, self._seconds)
-            if self._take(self._command.next_message(next_beat - time.monotonic())):
+            pause = next_beat - time.monotonic()
+            if self._may_be_asked:
+                pause = min(pause, _SECONDS_BETWEEN_LOOKS)
+            if self._take(self._command.next_message(pause)) or self._is_asked():
                 next_beat = time.monotonic()
+        return False
+
+    @property
+    def _may_be_asked(self) -> bool:
+        """Whether a job that waits may have this one make room, and has not done so."""
+        return self._report.can_yield and not (self._asked or self._has_room or self._waits)
+
+    def _is_asked(self) -> bool:
+        """Whether there is a request, looked up twice a second while there may be one."""
+        if not self._may_be_asked or time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+        with contextlib.suppress(OutageError):  # the next sign of life says so
+            return self._records.is_asked(self._row.id, self._row.epoch)
         return False
 
     def last_report(self) -> Report:

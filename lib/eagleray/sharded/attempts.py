@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,10 +12,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from eagleray.core.errors import ContractError, JobFailedError, PackageError
+from eagleray.core.errors import ContractError, JobFailedError, PackageError, UnsupportedError
 from eagleray.core.ray_errors import read_failure
 from eagleray.core.ray_private import (
-    delete_key,
     delete_keys,
     has_key,
     is_draining,
@@ -23,7 +23,7 @@ from eagleray.core.ray_private import (
 from eagleray.core.yielding import Turn
 from eagleray.sharded.shard_results import FinishedShard
 
-__all__ = ["ShardJournal", "Shards", "run_until_done"]
+__all__ = ["JournalNotes", "ShardJournal", "Shards", "run_until_done"]
 
 S = TypeVar("S", bound=FinishedShard)
 Shards = npt.NDArray[np.int64]
@@ -31,7 +31,10 @@ Shards = npt.NDArray[np.int64]
 
 _NAMESPACE = b"eagleray"
 _MAX_FRUITLESS_RUNS = 3
+_FINAL = (PackageError, ContractError, UnsupportedError)  # would be raised again
 _SECONDS_BETWEEN_LOOKS = 0.2  # whether the turn is over
+_SECONDS_BETWEEN_RETURNS = 1.0
+_SHARDS_PER_PREFIX = 64  # whose notes are removed together, by one call
 
 
 def run_until_done(
@@ -53,6 +56,7 @@ def run_until_done(
     Raises:
         EaglerayError: If a worker raised one that Ray has carried.
         PackageError: If a worker refuses the model; so does ContractError.
+        UnsupportedError: If a worker's machine cannot run the model as requested.
         JobFailedError: If runs yield nothing any more.
     """
     import ray
@@ -75,8 +79,8 @@ def run_until_done(
             raise failure.error from reason
         if turn is not None and turn.over:
             return
-        if failure.error_class is not None and failure.is_a(PackageError, ContractError):
-            raise failure.error_class(failure.sentence) from reason  # and would be raised again
+        if failure.error_class is not None and failure.is_a(*_FINAL):
+            raise failure.error_class(failure.sentence) from reason
         num_fruitless = 0 if len(remaining) < num_before else num_fruitless + 1
         if num_fruitless == _MAX_FRUITLESS_RUNS:
             raise JobFailedError(
@@ -102,16 +106,14 @@ class ShardJournal:
     def begin(self, shard: int) -> int:
         """Note that a shard is begun, and return how often it was begun before."""
         times = 0
-        while not put_key_if_absent(self._key(f"{shard}-{times}"), _NAMESPACE):
+        prefix = _prefix(shard // _SHARDS_PER_PREFIX)
+        while not put_key_if_absent(self._key(f"{prefix}{shard}-{times}"), _NAMESPACE):
             times += 1
         return times
 
-    def end(self, shard: int) -> None:
-        """Remove the first note of a shard whose result the driver knows.
-
-        Further ones are of workers that were lost, and few: they stay until all are removed.
-        """
-        delete_key(self._key(f"{shard}-0"), _NAMESPACE)
+    def forget(self, group: int) -> None:
+        """Remove the notes of 64 shards, from 64 times the number of the group on."""
+        delete_keys(self._key(_prefix(group)), _NAMESPACE)
 
     @contextlib.contextmanager
     def kept(self, turn: Turn) -> Iterator[None]:
@@ -141,5 +143,40 @@ class ShardJournal:
         """
         return has_key(self._key("closed"), _NAMESPACE) or is_draining()
 
+    def hand_back_slowly(self) -> None:
+        """Wait a second before shards are handed back on a node that is about to end.
+
+        Ray goes on sending shards there as long as the node is up, as its worker is always free.
+        One whose return the driver has seen, and Ray has not completed when the node ends, is done
+        by two other workers; at one return a second there is hardly ever one.
+        """
+        if is_draining():
+            time.sleep(_SECONDS_BETWEEN_RETURNS)
+
     def _key(self, name: str) -> str:
         return f"shards-begun-{self.run}-{name}"
+
+
+def _prefix(group: int) -> str:
+    return f"{group}:"
+
+
+class JournalNotes:
+    """Removes the notes of shards whose results the driver knows, so that Ray's head keeps few.
+
+    Args:
+        journal: The journal.
+        pending: Numbers of the shards that are to be done.
+    """
+
+    def __init__(self, journal: ShardJournal, pending: Sequence[int] | Shards) -> None:
+        groups = np.asarray(pending, np.int64) // _SHARDS_PER_PREFIX
+        self._journal = journal
+        self._num_left = np.bincount(groups)
+
+    def end(self, shard: int) -> None:
+        """Note that the driver knows a shard's result; a group's last one removes its notes."""
+        group = shard // _SHARDS_PER_PREFIX
+        self._num_left[group] -= 1
+        if self._num_left[group] == 0:
+            self._journal.forget(group)

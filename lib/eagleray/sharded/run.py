@@ -16,7 +16,7 @@ from eagleray.core.callbacks import ProgressReporter
 from eagleray.core.errors import EaglerayError, JobFailedError
 from eagleray.core.job_channel import JobChannel, process_channel
 from eagleray.core.job_state import JobState
-from eagleray.core.yielding import QUEUE, Turn, YieldSignal
+from eagleray.core.yielding import ADMISSION, QUEUE, Turn, YieldSignal
 from eagleray.io import storage
 from eagleray.sharded.attempts import Shards
 from eagleray.sharded.failure_limit import FailureLimit
@@ -128,6 +128,10 @@ class JobRun:
     def _next_turn(self, monitor: JobMonitor, say: Callable[[str], None]) -> Turn:
         """Wait until no request to yield is left."""
         signal = self.yield_signal
+        if signal.requested_for(ADMISSION):
+            monitor.enter(JobState.QUEUED, "The job is prepared, and waits for its turn.")
+            self._wait_until(lambda: not signal.requested_for(ADMISSION), monitor)
+            monitor.enter(JobState.RUNNING)
         if signal.requested:
             waits = f"The job has yielded its workers ({signal.reason}) and waits for its turn"
             done = f"{monitor.num_done:,} of {self.plan.num_rows:,} images are done"
@@ -140,13 +144,21 @@ class JobRun:
 
     def _wait(self, monitor: JobMonitor) -> None:
         told = False
-        while self.yield_signal.requested:
-            if monitor.cancelled:
-                raise KeyboardInterrupt
+
+        def is_over() -> bool:
+            nonlocal told
             asked = self.yield_signal.requested_for(QUEUE)  # perhaps later than by a person
             if asked and not told:
                 self.channel.yielded()
             told = asked
+            return not self.yield_signal.requested
+
+        self._wait_until(is_over, monitor)
+
+    def _wait_until(self, is_over: Callable[[], bool], monitor: JobMonitor) -> None:
+        while not is_over():
+            if monitor.cancelled:
+                raise KeyboardInterrupt
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     @functools.cached_property

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eagleray.batch.pipeline import WorkerPool
+from eagleray.batch.pipeline import WorkerPool, shards_per_block
 from eagleray.core.errors import InputError
 from eagleray.core.node_types import ClusterLimits
 from eagleray.core.ray_session import Cluster
@@ -126,3 +126,17 @@ def test_cores_that_are_there_are_taken_before_gpus_are_added() -> None:
 def test_what_a_cluster_never_has_is_refused(asked: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         worker_pool(**asked)
+
+
+@pytest.mark.parametrize(
+    ("workers", "shards", "per_block"),
+    [(2, 10, 1), (2, 255, 1), (2, 256, 2), (2, 6000, 16), (64, 6000, 1), (64, 2_000_000, 16)],
+)
+def test_a_block_names_several_shards_where_each_worker_has_many(
+    workers: int, shards: int, per_block: int
+) -> None:
+    assert shards_per_block(worker_pool(cpus=workers), shards) == per_block
+
+
+def test_a_block_names_one_shard_where_it_will_hold_its_pixels() -> None:
+    assert shards_per_block(worker_pool(cpus=16, gpus=1), 2_000_000) == 1

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from eagleray.core.job_channel import VARIABLE, JobChannel, process_channel, read_messages
+from eagleray.core.job_channel import (
+    HELD,
+    VARIABLE,
+    JobChannel,
+    process_channel,
+    process_is_held,
+    read_messages,
+)
 
 
 @pytest.fixture
@@ -47,6 +54,20 @@ def test_requests_arrive(pair: tuple[JobChannel, socket.socket]) -> None:
     assert not resumed.is_set()
     other.sendall(json.dumps({"request": "resume"}).encode() + b"\n")
     assert resumed.wait(10)
+
+
+def test_a_command_that_is_held_is_told_to_start(
+    pair: tuple[JobChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HELD, "1")
+    assert process_is_held()
+    assert not process_is_held()  # the processes that it starts are not held
+    channel, other = pair
+    resumed, started = threading.Event(), threading.Event()
+    channel.listen(on_yield=resumed.set, on_resume=resumed.set, on_start=started.set)
+    other.sendall(b'{"request": "start"}\n')
+    assert started.wait(10)
+    assert not resumed.is_set()
 
 
 def test_a_command_goes_on_when_the_other_end_is_gone(

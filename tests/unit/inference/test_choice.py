@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.core.errors import InputError, UnknownNameError, UnsupportedNetworkError
 from eagleray.core.types import Precision
 from eagleray.inference.choice import (
     Choice,
@@ -19,7 +19,7 @@ from eagleray.inference.choice import (
     require_precision_here,
 )
 from eagleray.inference.eager import EagerEngine
-from eagleray.inference.engine import Engine, Run, UnsupportedNetworkError
+from eagleray.inference.engine import Engine, Run
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.inference.predictor import Predictor

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eagleray.core.errors import UnsupportedNetworkError
 from eagleray.core.types import TOLERANCE
-from eagleray.inference.engine import ENGINES, UnsupportedNetworkError
+from eagleray.inference.engine import ENGINES
 from eagleray.inference.openvino import OpenVinoEngine
 from eagleray.inference.plan import ExecutionPlan
 from eagleray.models.package import ModelPackage

@@ -144,3 +144,13 @@ def test_what_always_holds(jobs: list[QueueEntry], max_running: int) -> None:
         assert by_name[beneficiary] in left
         assert by_name[asked].priority <= by_name[beneficiary].priority
     assert len(set(decision.asked.values())) == len(decision.asked)
+
+
+def test_a_job_is_expected_from_the_request_to_make_room_until_it_is_admitted() -> None:
+    small = job("small", images_left=20)
+    assert decided(running("large"), small).expected == {"small"}
+    assert decided(running("large", yields_to="small"), small).expected == {"small"}
+    yielded = job("large", yielded=True, yields_to="small", images_left=LARGE)
+    decision = decided(yielded, small)
+    assert (decision.admitted, decision.expected) == (("small",), frozenset())
+    assert decided(running("large"), job("other", images_left=LARGE)).expected == frozenset()

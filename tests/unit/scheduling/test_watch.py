@@ -110,3 +110,18 @@ def test_a_job_that_is_cancelled_while_it_makes_room_ends(
     records.cancel("large")
     assert not watch._beat()
     assert records.get("large").state == JobState.CANCELLED
+
+
+def test_a_request_is_seen_before_the_next_sign_of_life(
+    settings: Settings, records: JobRecords
+) -> None:
+    watch, _ = watched(settings, records)
+    assert not watch._is_asked()
+    small = claim(records, "small", size=20)
+    turn = records.wait_for_turn(small.id, small.epoch)
+    assert turn is not None
+    assert (turn.admitted, turn.expected) == (False, True)
+    watch._next_look = 0.0
+    assert watch._is_asked()
+    assert watch._beat()
+    assert not watch._is_asked()  # it is known, and not looked up

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import ray
 
-from eagleray.core.errors import InputError, JobFailedError, PackageError
+from eagleray.core.errors import InputError, JobFailedError, PackageError, UnsupportedError
 from eagleray.sharded.attempts import Shards, run_until_done
 
 
@@ -69,6 +69,14 @@ def test_a_model_that_a_worker_refuses_is_not_tried_again() -> None:
     with pytest.raises(PackageError, match=r"^the weights are damaged\.$"):
         list(run_until_done([0], runs))
     assert runs.given == [[0]]
+
+
+def test_what_a_machine_cannot_run_is_not_tried_again() -> None:
+    said = "eagleray.core.errors.UnsupportedError: On node a: The engine openvino is missing."
+    runs = Runs((set(), ray.exceptions.RayError(f"Traceback\n{said}")))
+    with pytest.raises(UnsupportedError, match=r"^On node a: The engine openvino is missing\.$"):
+        list(run_until_done([0, 1], runs))
+    assert runs.given == [[0, 1]]
 
 
 def test_what_eagleray_raised_in_a_worker_is_raised_here() -> None:

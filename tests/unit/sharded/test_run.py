@@ -13,7 +13,7 @@ from eagleray.batch.shard_summary import ShardSummary, decode_shard
 from eagleray.core.errors import JobFailedError, PackageError
 from eagleray.core.job_channel import JobChannel
 from eagleray.core.job_state import JobState
-from eagleray.core.yielding import PERSON, QUEUE, Turn, YieldSignal
+from eagleray.core.yielding import ADMISSION, PERSON, QUEUE, Turn, YieldSignal
 from eagleray.io import storage
 from eagleray.sharded.attempts import Shards
 from eagleray.sharded.failure_limit import FailureLimit
@@ -131,6 +131,37 @@ def resume_after(said: list[str], signal: YieldSignal) -> None:
     while not said and time.monotonic() < deadline:
         time.sleep(0.01)
     signal.clear(PERSON)
+
+
+def test_a_run_that_is_held_prepares_itself_and_yields_nothing(tmp_path: Path) -> None:
+    made, signal = output(tmp_path, rows=40, shards=[]), YieldSignal()
+    signal.request(ADMISSION)
+    said: list[str] = []
+
+    class Channel(JobChannel):
+        def yielded(self) -> None:
+            said.append("yielded")
+
+    reporter = RecordingReporter()
+    limit = FailureLimit.parse("100%")
+    run = JobRun(made.layout, made.plan, limit, reporter, signal, Channel(None))
+    work = Work(made)
+
+    def admit() -> None:
+        deadline = time.monotonic() + 20
+        while progress_of(made).state != JobState.QUEUED and time.monotonic() < deadline:
+            time.sleep(0.02)
+        said.append(f"{progress_of(made).state}, {len(work.given)} shards given")
+        signal.clear(ADMISSION)
+
+    with run.monitored() as monitor:
+        thread = threading.Thread(target=admit)
+        thread.start()
+        assert len(list(run.finish_shards("Working", work, monitor))) == 3
+        thread.join()
+    assert said == ["queued, 0 shards given"]
+    assert not any("yielded" in note for note in reporter.notes)
+    assert progress_of(made).state == JobState.SUCCEEDED
 
 
 def test_a_run_that_yields_can_be_cancelled(tmp_path: Path) -> None:
