@@ -51,6 +51,7 @@ def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("fcos", 0.8, marks=pytest.mark.long),
         pytest.param("retinanet", 0.5, marks=pytest.mark.long),
         pytest.param("ssdlite", 0.5, marks=pytest.mark.long),
+        pytest.param("fasterrcnn", 0.5, marks=pytest.mark.long),
     ],
 )
 def test_two_workers_train_a_detector_as_one_does_and_it_finds_objects(

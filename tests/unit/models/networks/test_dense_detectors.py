@@ -1,4 +1,4 @@
-"""FCOS, RetinaNet and SSDlite: their outputs, and that they learn what a few drawn images show."""
+"""Detectors beside the default one: their outputs, and that they learn what a few images show."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from eagleray.imaging import decode, named_contract
 from eagleray.models.architectures import Architecture, default_contract
 from eagleray.models.building import build, build_on_meta, check_fits, find_head, replace_head
+from eagleray.models.networks.faster_rcnn import FasterRCNN
 from eagleray.models.networks.fcos import FCOS
 from eagleray.models.networks.retinanet import RetinaNet
 from eagleray.models.networks.ssdlite import SSDLite
@@ -24,7 +25,7 @@ from tests.support.models import LINEAGE
 
 pytestmark = pytest.mark.numerical
 
-KINDS = {"fcos": FCOS, "retinanet": RetinaNet, "ssdlite": SSDLite}
+KINDS = {"fcos": FCOS, "retinanet": RetinaNet, "ssdlite": SSDLite, "fasterrcnn": FasterRCNN}
 TASK = Detection(labels=("disc", "square"))
 
 
@@ -53,6 +54,7 @@ def outputs_of(prefix: str, height: int = 64, width: int = 48) -> dict[str, Tens
         ("fcos", 32 * 24 + 16 * 12 + 8 * 6 + 4 * 3 + 2 * 2),
         ("retinanet", 9 * (32 * 24 + 16 * 12 + 8 * 6 + 4 * 3 + 2 * 2)),
         ("ssdlite", 6 * (16 * 12 + 8 * 6 + 4 * 3 + 2 * 2 + 1 + 1)),
+        ("fasterrcnn", 300),
     ],
 )
 def test_every_candidate_has_a_box_and_logits(prefix: str, count: int) -> None:
@@ -72,8 +74,9 @@ def test_the_score_of_fcos_is_the_geometric_mean_of_label_and_centreness() -> No
     torch.testing.assert_close(outputs["logits"].sigmoid(), expected.sqrt(), rtol=1e-4, atol=1e-6)
 
 
-def test_the_probabilities_of_ssdlite_and_of_the_background_are_one_together() -> None:
-    outputs = outputs_of("ssdlite")
+@pytest.mark.parametrize("prefix", ["ssdlite", "fasterrcnn"])
+def test_the_probabilities_of_labels_and_background_are_one_together(prefix: str) -> None:
+    outputs = outputs_of(prefix)
     total = outputs["logits"].sigmoid().sum(dim=2) + outputs["background"].sigmoid()
     torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-4, atol=1e-4)
 
@@ -97,7 +100,12 @@ def test_the_anchors_of_ssdlite_are_shares_of_the_input() -> None:
 
 @pytest.mark.parametrize(
     ("prefix", "head"),
-    [("fcos", "head.labels"), ("retinanet", "head.labels"), ("ssdlite", "labels")],
+    [
+        ("fcos", "head.labels"),
+        ("retinanet", "head.labels"),
+        ("ssdlite", "labels"),
+        ("fasterrcnn", "head.labels"),
+    ],
 )
 @pytest.mark.parametrize("num_labels", [1, 4])  # as many as other layers have outputs
 def test_other_labels_replace_the_last_layer_alone(prefix: str, head: str, num_labels: int) -> None:
@@ -110,7 +118,7 @@ def test_other_labels_replace_the_last_layer_alone(prefix: str, head: str, num_l
 
 
 def test_contracts_show_the_whole_image() -> None:
-    for prefix, side in (("fcos", 416), ("retinanet", 416), ("ssdlite", 320)):
+    for prefix, side in (("fcos", 416), ("retinanet", 416), ("ssdlite", 320), ("fasterrcnn", 416)):
         contract = default_contract(f"{prefix}/resnet18")
         assert contract.keeps_whole_image
         assert contract.size == (side, side)
@@ -127,10 +135,14 @@ def drawn_images(folder: Path) -> tuple[Tensor, Tensor]:
     return images, TASK.targets_in_input(targets, contract)
 
 
-@pytest.mark.parametrize(("prefix", "steps"), [("fcos", 60), ("retinanet", 110), ("ssdlite", 100)])
+@pytest.mark.parametrize(
+    ("prefix", "steps"), [("fcos", 60), ("retinanet", 110), ("ssdlite", 100), ("fasterrcnn", 70)]
+)
 def test_a_detector_learns_what_eight_images_show(prefix: str, steps: int, tmp_path: Path) -> None:
     images, targets = drawn_images(tmp_path)
     module = network(prefix).train()
+    if isinstance(module, FasterRCNN):
+        module.proposals.count = 60  # enough for three objects, and quicker
     optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
     losses = TASK.image_losses(LossOptions(), ())
     for _ in range(steps):

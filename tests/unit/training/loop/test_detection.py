@@ -18,7 +18,13 @@ from eagleray.training.plan import TrainPlan, make_plan
 from eagleray.training.spec import TrainSpec
 from tests.support.detection import DETECTOR, annotation, write_shapes
 from tests.support.numerics import SAME_LOSS
-from tests.support.training import plan_for, small_spec, train_in_process, train_until
+from tests.support.training import (
+    plan_for,
+    small_spec,
+    train_as_two,
+    train_in_process,
+    train_until,
+)
 
 pytestmark = pytest.mark.numerical
 
@@ -30,6 +36,7 @@ MOVES: dict[str, Any] = {
 }
 TASK = Detection(labels=("square",))
 SIZE = (80, 120)
+TWO_STAGES = DETECTOR.replace("detector/", "fasterrcnn/")
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +119,23 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(shapes: Path, tmp_pa
     for one, other in zip(again.epochs, whole.epochs, strict=True):
         assert one["validation_map"] == pytest.approx(other["validation_map"], abs=1e-6)
         assert "train_map" not in one
+
+
+def test_two_workers_train_a_detector_with_two_stages_as_one_does(
+    shapes: Path, tmp_path: Path
+) -> None:
+    spec = detection_spec(
+        shapes, architecture=TWO_STAGES, horizontal_flip=True, checkpoint_steps=1, epochs=2
+    )
+    whole, _ = train_in_process(spec, tmp_path / "whole")
+    two = train_as_two(spec, tmp_path / "two")
+    assert two.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
+    assert len(whole.losses) == 4
+    train_until(spec, tmp_path / "stopped", 3)
+    again, _ = train_in_process(spec, tmp_path / "stopped")
+    assert again.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
+    last = [one.epochs[-1]["validation_loss"] for one in (whole, two, again)]
+    assert last[1:] == pytest.approx([last[0]] * 2, rel=SAME_LOSS)
 
 
 def plan_of(shapes: Path, home: Path, **changes: Any) -> TrainPlan:
