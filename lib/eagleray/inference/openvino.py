@@ -139,7 +139,9 @@ def _try(compiled: Any, package: ModelPackage) -> None:
     compiled.create_infer_request().infer(inputs, share_inputs=True)
 
 
-def _cannot_run(package: ModelPackage, plan: ExecutionPlan, error: RuntimeError) -> UnsupportedError:
+def _cannot_run(
+    package: ModelPackage, plan: ExecutionPlan, error: RuntimeError
+) -> UnsupportedError:
     remedy = (
         "use a version that is not quantized, with --engine eager"
         if package.manifest.quantization is not None
