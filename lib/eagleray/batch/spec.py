@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from eagleray.batch.plan import PredictWork
 from eagleray.batch.sinks import FormatName, TableSink, table_sink
@@ -113,12 +113,16 @@ class BatchRequest(Spec):
             raise ValueError("name either inputs or failed_only, and not both")
         return self
 
-    @model_validator(mode="after")
-    def _tile_options_have_tiles(self) -> Self:
-        if self.tile is None and (self.tile_whole or self.tile_overlap != TILE_OVERLAP):
-            option = "tile_whole" if self.tile_whole else "tile_overlap"
-            raise ValueError(f"{option} is of tiles; name tile too, such as auto, or leave it out")
-        return self
+    @field_validator("tile_overlap", "tile_whole")
+    @classmethod
+    def _is_of_tiles(cls, value: float, info: ValidationInfo) -> float:
+        assert info.field_name is not None
+        is_set = value != cls.model_fields[info.field_name].default
+        if is_set and info.data.get("tile", AUTO_TILE) is None:
+            raise ValueError(
+                "it is for images in tiles; name tile too, such as auto, or leave it out"
+            )
+        return value
 
     def tiling(self, contract: ImageContract) -> Tiling | None:
         """Return how images are divided into tiles; None for no tiles.

@@ -150,7 +150,7 @@ def register_architecture(
 
 def _classic(network: str, **options: int) -> Builder:
     def build_network(architecture: Architecture) -> nn.Module:
-        from eagleray.models import classic
+        from eagleray.models.networks import classic
 
         module: nn.Module = getattr(classic, network)(
             num_classes=architecture.num_outputs, in_channels=architecture.in_channels, **options

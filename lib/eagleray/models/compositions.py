@@ -80,7 +80,7 @@ def _on_maps(module: str, network: str, count: int | None = None) -> Callable[..
     def build(*architectures: Any, initialize: bool) -> nn.Module:
         from eagleray.models.networks.feature_maps import build_on_maps
 
-        kind = getattr(importlib.import_module(f"eagleray.models.{module}"), network)
+        kind = getattr(importlib.import_module(f"eagleray.models.networks.{module}"), network)
         made: nn.Module = build_on_maps(kind, *architectures, count=count, initialize=initialize)
         return made
 
@@ -91,7 +91,7 @@ def _built_by(module: str, function: str, **options: int) -> Callable[..., nn.Mo
     """Return what builds a network by a function of its own, imported when it is needed."""
 
     def build(*architectures: Any, initialize: bool) -> nn.Module:
-        own = getattr(importlib.import_module(f"eagleray.models.{module}"), function)
+        own = getattr(importlib.import_module(f"eagleray.models.networks.{module}"), function)
         network: nn.Module = own(*architectures, initialize=initialize, **options)
         return network
 

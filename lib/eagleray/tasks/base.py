@@ -69,6 +69,15 @@ class Targets(Protocol):
         """Return the targets of one row (…), or of an int64 array of rows (N, …)."""
 
 
+_LATER_FIELDS: Mapping[str, Any] = {
+    "temperature": 1.0,
+    "scores_outliers": False,
+    "enlarges": "probabilities",
+    "shows_all": False,
+    "queries": None,
+}
+"""Fields of tasks that packages made before do not have, with their defaults."""
+
 SCORE_PREFIX = "score_"
 """Prefix of the columns of a result table with the probability of one label each."""
 
@@ -160,16 +169,16 @@ class Task(BaseModel):
     def _omit_defaults_of_later_fields(
         self, serialize: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        """Leave out a temperature of 1 and no outlier score, as packages made before had neither.
+        """Leave out later fields with their defaults, as packages made before had none of them.
 
         They keep their digests.
         """
         fields: dict[str, Any] = serialize(self)
-        if fields.get("temperature") == 1.0:
-            del fields["temperature"]
-        if fields.get("scores_outliers") is False:
-            del fields["scores_outliers"]
-        return fields
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
+        }
 
     @property
     def as_model(self) -> str:

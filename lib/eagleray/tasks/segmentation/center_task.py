@@ -1,7 +1,8 @@
-"""What tasks share whose network tells objects apart by their centres.
+"""What tasks share whose network tells objects apart: by their centres, or by mask queries.
 
 The activated outputs of an image are maps, float32 (C + 3, H, W): the probabilities of C labels,
-the map of centres, and the offsets down and to the right to the centre of each pixel's object.
+the map of centres, and the offsets down and to the right to the centre of each pixel's object. A
+network of another program may have mask queries instead, see `mask_queries`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from eagleray.tasks.base import (
 )
 from eagleray.tasks.segmentation.class_maps import within_image
 from eagleray.tasks.segmentation.grouping import NUM_PLACES, FoundObjects, group_pixels
+from eagleray.tasks.segmentation.mask_queries import MaskQueries
 from eagleray.tasks.segmentation.object_maps import ObjectMaps, join_object_maps, move_object_map
 from eagleray.tasks.segmentation.object_masks import OriginalObjects, objects_in_original
 
@@ -43,6 +45,7 @@ class CenterTask(Task):
 
     Attributes:
         max_objects: Largest number of objects of an image that are told apart.
+        queries: Form of the outputs of a network of mask queries; None for one of centres.
     """
 
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy_dice", "cross_entropy")
@@ -51,6 +54,7 @@ class CenterTask(Task):
     measures_training: ClassVar[bool] = False
 
     max_objects: Annotated[int, Field(ge=1, le=1000)] = 200
+    queries: MaskQueries | None = None
 
     @property
     @abstractmethod
@@ -63,13 +67,20 @@ class CenterTask(Task):
         """Those of the labels whose objects are told apart."""
 
     @property
+    def query_labels(self) -> tuple[str, ...]:
+        """Labels that a query may have."""
+        return self.apart
+
+    @property
     def num_outputs(self) -> int:
         """One logit for each label of pixels."""
         return len(self.pixel_labels)
 
     @property
     def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
-        """Maps of logits, of centres and of offsets."""
+        """Maps of logits, of centres and of offsets; or the scores and masks of queries."""
+        if self.queries is not None:
+            return {**self.queries.shapes(len(self.query_labels))}
         shapes = (self.num_outputs, 1, 2)
         names = self.output_names or ()
         return {name: (count, None, None) for name, count in zip(names, shapes, strict=True)}
@@ -114,10 +125,15 @@ class CenterTask(Task):
     # --- prediction ---
 
     def activate(self, outputs: NetworkOutput) -> Tensor:
-        """Return probabilities of labels, centres and offsets as one tensor (N, C + 3, H, W)."""
+        """Return probabilities of labels, centres and offsets as one tensor (N, C + 3, H, W).
+
+        Queries become one tensor, too.
+        """
         import torch
 
         assert isinstance(outputs, Mapping)
+        if self.queries is not None:
+            return self.queries.activate(outputs)
         probabilities = outputs["labels"].softmax(dim=1)
         return torch.cat([probabilities, outputs["centers"], outputs["offsets"]], dim=1)
 
@@ -134,6 +150,8 @@ class CenterTask(Task):
         """Return the means of the maps in the cells of a grid (N, num_values)."""
         from torch.nn import functional
 
+        if self.queries is not None:
+            return self.queries.summarize(outputs, _GRID)
         scales = outputs.new_ones(outputs.shape[1])
         scales[-2:] = _OFFSET_SCALE
         means = functional.adaptive_avg_pool2d(outputs, _GRID)
@@ -142,4 +160,6 @@ class CenterTask(Task):
     @property
     def num_values(self) -> int:
         """A value for each map and cell of the grid."""
+        if self.queries is not None:
+            return len(self.query_labels) * _GRID**2
         return (self.num_outputs + NUM_PLACES) * _GRID**2
