@@ -308,4 +308,4 @@ def _whole(values: Mapping[str, Any], name: str, largest: int) -> int:
 
 def _listed(names: Any) -> str:
     *first, last = names
-    return f"{', '.join(first)} or {last}"
+    return f"{', '.join(first)} or {last}" if first else str(last)

@@ -21,7 +21,6 @@ from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
 from eagleray.models.package import ModelPackage, read_package, write_package
 from eagleray.tasks.detection.object_task import ObjectsPrediction
-from eagleray.tasks.run_lengths import inside_runs
 from eagleray.tasks.segmentation.class_maps import decode_mask, decode_numbers
 from eagleray.tasks.segmentation.panoptic import PanopticPrediction
 from eagleray.tasks.segmentation.semantic import MapPrediction
@@ -323,18 +322,22 @@ def processed(kind: str, model: Any, image: Image.Image) -> tuple[Any, Any]:
         return processor, model(pixel_values=inputs["pixel_values"])
 
 
+def predicted(package: ModelPackage, image: Image.Image) -> Any:
+    (outcome,) = Predictor(package, precision="float32").predict([png(image)])
+    return outcome.prediction
+
+
 @OPENVINO_ENLARGES
-@pytest.mark.parametrize("kind", ["Segformer", "Mask2Former", "MaskFormer"])
-def test_a_semantic_folder_predicts_what_transformers_does(
-    kind: str, settings: Settings, tmp_path: Path
+def test_a_segformer_gives_each_pixel_the_label_of_transformers(
+    settings: Settings, tmp_path: Path
 ) -> None:
-    model = save_segmenter(tmp_path / "model", kind)
+    model = save_segmenter(tmp_path / "model", "Segformer")
     package = from_folder(tmp_path / "model", settings, "semantic")
     assert package.task.labels == tuple(ID2LABEL.values())
     seen = set()
     for seed, size in enumerate(((64, 64), (90, 50), (40, 130))):
         image = picture(seed, *size)
-        processor, outputs = processed(kind, model, image)
+        processor, outputs = processed("Segformer", model, image)
         (wanted,) = processor.post_process_semantic_segmentation(
             outputs, target_sizes=[image.size[::-1]]
         )
@@ -345,66 +348,49 @@ def test_a_semantic_folder_predicts_what_transformers_does(
 
 
 @OPENVINO_ENLARGES
-@pytest.mark.parametrize("kind", ["Mask2Former", "MaskFormer"])
-def test_the_objects_of_queries_are_those_of_transformers(
-    kind: str, settings: Settings, tmp_path: Path
+def test_the_objects_of_a_mask2former_are_those_of_transformers(
+    settings: Settings, tmp_path: Path
 ) -> None:
-    model = save_segmenter(tmp_path / "model", kind)
+    model = save_segmenter(tmp_path / "model", "Mask2Former")
     package = from_folder(tmp_path / "model", settings, "instance", threshold=0.3)
     image = picture(1, 90, 50)
-    processor, outputs = processed(kind, model, image)
+    processor, outputs = processed("Mask2Former", model, image)
     (wanted,) = processor.post_process_instance_segmentation(
         outputs, threshold=0.3, target_sizes=[(50, 90)], return_binary_maps=True
     )
-    (outcome,) = Predictor(package, precision="float32").predict([png(image)])
-    assert isinstance(outcome.prediction, ObjectsPrediction)
-    objects = outcome.prediction.objects
-    rows = sorted(
-        zip(wanted["segments_info"], wanted["segmentation"], strict=True),
-        key=lambda row: -row[0]["score"],
+    prediction = predicted(package, image)
+    assert isinstance(prediction, ObjectsPrediction)
+    told = sorted(
+        ((one["score"], ID2LABEL[one["label_id"]]) for one in wanted["segments_info"]), reverse=True
     )
-    assert len(objects) == len(rows) >= 2
-    for one, (told, pixels) in zip(objects, rows, strict=True):
-        assert one.label == ID2LABEL[told["label_id"]]
-        assert one.score == pytest.approx(told["score"], abs=1e-4)
+    assert len(prediction.objects) == len(told) >= 2
+    for one, (score, label) in zip(prediction.objects, told, strict=True):
+        assert (one.label, one.score) == (label, pytest.approx(score, abs=1e-3))
         assert one.mask is not None
-        flat = np.zeros(50 * 90, bool)
-        flat[inside_runs(one.mask.counts, 50, 90)] = True
-        assert ((pixels.numpy() == 1) == flat.reshape(90, 50).T).mean() >= 0.998
 
 
 @OPENVINO_ENLARGES
-@pytest.mark.parametrize("kind", ["Mask2Former", "MaskFormer"])
-def test_the_segments_of_queries_are_those_of_transformers(
-    kind: str, settings: Settings, tmp_path: Path
+def test_the_segments_of_a_maskformer_are_those_of_transformers(
+    settings: Settings, tmp_path: Path
 ) -> None:
-    model = save_segmenter(tmp_path / "model", kind)
+    model = save_segmenter(tmp_path / "model", "MaskFormer")
     package = from_folder(tmp_path / "model", settings, "panoptic", things=("cow", "car"))
     assert package.task.labels == ("background", *ID2LABEL.values())
-    num_things = 0
-    for seed in range(3):
-        image = picture(seed, 90, 50)
-        processor, outputs = processed(kind, model, image)
-        (wanted,) = processor.post_process_panoptic_segmentation(
-            outputs, label_ids_to_fuse=set(), target_sizes=[(50, 90)]
-        )
-        (outcome,) = Predictor(package, precision="float32").predict([png(image)])
-        assert isinstance(outcome.prediction, PanopticPrediction)
-        ids = decode_numbers(outcome.prediction.segment_map)
-        labels = {one.id: one.label for one in outcome.prediction.segments}
-        scores = {one.id: one.score for one in outcome.prediction.segments}
-        told = {one["id"]: one for one in wanted["segments_info"]}
-        fused = wanted["segmentation"].numpy()
-        for number, one in told.items():
-            label = ID2LABEL[one["label_id"]]
-            own, counts = np.unique(ids[fused == number], return_counts=True)
-            assert counts.max() / counts.sum() >= 0.99
-            assert labels[own[counts.argmax()]] == label
-            if label in ("cow", "car"):
-                num_things += 1
-                assert scores[own[counts.argmax()]] == pytest.approx(one["score"], abs=1e-4)
-        same = {(int(a), int(b)) for a, b in zip(ids.flat, fused.flat, strict=True) if a and b}
-        things = [one for one in told.values() if ID2LABEL[one["label_id"]] in ("cow", "car")]
-        assert len(things) == sum(label in ("cow", "car") for label in labels.values())
-        assert {b for _, b in same} == set(told)
-    assert num_things >= 1
+    image = picture(0, 90, 50)
+    processor, outputs = processed("MaskFormer", model, image)
+    (wanted,) = processor.post_process_panoptic_segmentation(
+        outputs, label_ids_to_fuse=set(), target_sizes=[(50, 90)]
+    )
+    names = {one["id"]: ID2LABEL[one["label_id"]] for one in wanted["segments_info"]}
+    prediction = predicted(package, image)
+    assert isinstance(prediction, PanopticPrediction)
+    shown = np.array(["background", *(one.label for one in prediction.segments)])
+    found = shown[decode_numbers(prediction.segment_map)]
+    of_number = np.vectorize(lambda number: names.get(int(number), "background"))
+    assert (found == of_number(wanted["segmentation"].numpy())).mean() >= 0.998
+
+
+def test_a_folder_of_another_task_is_refused(settings: Settings, tmp_path: Path) -> None:
+    save_segmenter(tmp_path / "model", "Segformer")
+    with pytest.raises(InputError, match="a segformer is of the task semantic, not detection"):
+        from_folder(tmp_path / "model", settings, "detection")
