@@ -227,12 +227,20 @@ def set_webhook(
             raise InputError("Name either a URL, or --remove.")
         if url is None:
             _open().remove_webhook(name)
-            console.say(f"{name} has no webhook within seconds.")
+            console.say(
+                f"The webhook of {name} is removed; a running service stops posting within seconds."
+            )
             return
-        secret = _open().set_webhook(name, url, limit or ())
+        from eagleray.cli.webhooks import check_labels
+
+        applications = _open()
+        secret = applications.set_webhook(name, url, limit or ())
+        doubts = check_labels(applications.get(name), limit or ())
         if json_output:
-            console.emit({"application": name, "secret": secret})
+            console.emit({"application": name, "secret": secret, "warnings": doubts})
             return
+        for doubt in doubts:
+            console.warn(doubt)
         console.say(secret)
         console.note(
             "This is the only time that the secret is shown: it is the key of the HMAC-SHA256 in "

@@ -22,10 +22,13 @@ from eagleray.cli.quantize import quantize_app
 from eagleray.cli.routes import routes_app
 from eagleray.cli.versions import versions_app
 from eagleray.core.errors import InputError, PackageError
-from eagleray.inference.latency import FRAME_MILLISECONDS, Latency
+from eagleray.inference.latency import FRAME_MILLISECONDS, HOSTED, Latency
 
 if TYPE_CHECKING:  # these take seconds to import
     from eagleray.evaluation.record import EvaluationRecord
+    from eagleray.models.cost import ModelCost
+    from eagleray.models.manifest import ModelManifest
+    from eagleray.models.package import ModelPackage
     from eagleray.registry.registry import ModelVersion, Registry
 
 __all__ = ["models_app"]
@@ -141,15 +144,12 @@ def show_model(model: ModelReference, json_output: JsonOption = False) -> None:
             "task": manifest.task.name,
             **manifest.task.settings(),
             "architecture": manifest.architecture.title,
-            "multiply-adds": "unknown"
-            if cost.multiply_adds is None
-            else f"{cost.multiply_adds:,} an image",
-            "parameters": f"{cost.parameters:,}",
+            **_cost_facts(manifest, cost),
             **manifest.facts,
             "input": manifest.input_text,
             "contract": f"{manifest.contract_digest[:12]}  {manifest.contract.to_json()}",
             "package digest": loaded.package.digest,
-            "network": f"{len(loaded.package.files[manifest.network_file]):,} bytes",
+            **_network_facts(loaded.package),
             "golden images": len(loaded.package.golden.images),
         }
         if manifest.attributes:
@@ -206,6 +206,8 @@ def measure_model(
             console.emit({**facts, **latency.model_dump(mode="json")})
             return
         console.table(f"Speed of {model}", _LATENCY_COLUMNS, [_latency_row(latency)])
+        if latency.engine == HOSTED:
+            console.note("Another server runs the model: the times are those of its responses.")
         verdict = "keeps" if keeps else "does not keep"
         console.say(f"{model} {verdict} {budget_ms:g} ms an image on this machine.")
 
@@ -308,6 +310,21 @@ def _version_facts(registry: Registry, versions: Sequence[ModelVersion]) -> list
     ]
 
 
+def _cost_facts(manifest: ModelManifest, cost: ModelCost) -> dict[str, str]:
+    """Return what a network costs; what another server runs is not known."""
+    if manifest.hosted is not None:
+        return {"multiply-adds and parameters": "unknown, as another server runs the model"}
+    multiply_adds = "unknown" if cost.multiply_adds is None else f"{cost.multiply_adds:,} an image"
+    return {"multiply-adds": multiply_adds, "parameters": f"{cost.parameters:,}"}
+
+
+def _network_facts(package: ModelPackage) -> dict[str, str]:
+    """Return the size of the file with the network, if the package has one."""
+    if package.manifest.hosted is not None:
+        return {}
+    return {"network": f"{len(package.files[package.manifest.network_file]):,} bytes"}
+
+
 _LATENCY_COLUMNS = [
     "machine", "cores", "engine", "p50", "p95", "33 ms a frame", "images/s", "memory",
 ]  # fmt: skip
@@ -317,7 +334,7 @@ def _latency_row(latency: Latency) -> list[str]:
     return [
         latency.machine,
         str(latency.num_cores),
-        f"{latency.engine} {latency.precision}",
+        "another server" if latency.engine == HOSTED else f"{latency.engine} {latency.precision}",
         f"{latency.p50:.1f} ms",
         f"{latency.p95:.1f} ms",
         "kept" if latency.keeps(FRAME_MILLISECONDS) else "missed",

@@ -62,9 +62,9 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
     """Find everything that a quantization needs, before an image is read.
 
     Raises:
-        UserError: If the version is unknown, imported, quantized already or has several outputs, or
-            there are no images to calibrate on, or OpenVINO is not installed; the message says how
-            to fix it.
+        UserError: If the version is unknown, imported, hosted, quantized already or has several
+            outputs, or there are no images to calibrate on, or OpenVINO is not installed; the
+            message says how to fix it.
     """
     storage.use_s3(spec.s3)
     if spec.alias is not None:
@@ -78,6 +78,11 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
             f"{parent.reference} is imported, and only networks of PyTorch are quantized here; "
             "quantize it where it was made, and import the result, or quantize a model that was "
             "trained by `eagleray train`."
+        )
+    if manifest.hosted is not None:
+        raise InputError(
+            f"{parent.reference} is run by another server, so its network is not here; quantize it "
+            "where it runs, or quantize a model that was trained by `eagleray train`."
         )
     if manifest.quantization is not None:
         raise InputError(

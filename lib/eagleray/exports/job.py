@@ -120,6 +120,11 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             f"Model {manifest.name!r} is quantized, and {exporter.title} exports are made from "
             f"float models; export the version that it was made from, or to {able}."
         )
+    if not package.task.has_exports:
+        raise InputError(
+            f"Model {manifest.name!r} was imported with outputs that exports do not describe; use "
+            "what it was imported from."
+        )
     if package.attributes:
         raise InputError(
             f"Model {manifest.name!r} takes the attributes "

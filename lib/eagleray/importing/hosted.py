@@ -18,7 +18,13 @@ from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.core.validation import first_validation_error
 from eagleray.importing.graft import NetworkInput
-from eagleray.importing.options import activation_of, make_contract, make_task, read_golden
+from eagleray.importing.options import (
+    activation_of,
+    make_contract,
+    make_task,
+    read_golden,
+    read_labels,
+)
 from eagleray.importing.probabilities import (
     require_exclusive_probabilities,
     require_probabilities,
@@ -55,9 +61,12 @@ def import_hosted(spec: ImportSpec, settings: Settings) -> ModelPackage:
         UserError: If the server or the model does not fit, or does not answer; the message says
             why.
     """
-    task = make_task(spec)
-    if spec.decoder is not None:
-        raise InputError("A hosted model is no detector; import its ONNX file.")
+    if spec.decoder is not None or spec.task == "semantic":
+        raise InputError(
+            f"A model on a server is a classifier or a regression, not of the task {spec.task}; "
+            "import its ONNX file."
+        )
+    task = make_task(spec, read_labels(spec.labels))
     server = HostedServer(spec.file, timeout_seconds=spec.timeout_s, settings=settings)
     said = server.describe()
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -14,28 +15,21 @@ from eagleray.core.errors import InputError
 from eagleray.core.limits import MAX_GRAPH_BYTES
 from eagleray.core.settings import Settings
 from eagleray.imaging import ImageContract
-from eagleray.importing.decoders import DECODERS, DetectorOutputs
-from eagleray.importing.graft import (
-    Behind,
-    NetworkInput,
-    behind_detector,
-    behind_scores,
-    find_input,
-    find_output,
-    find_scores,
-    graft,
-    output_shapes,
-)
+from eagleray.importing.attention import widen_softmaxes
+from eagleray.importing.graft import NetworkInput, find_input, graft
 from eagleray.importing.options import (
     Golden,
-    activation_of,
     make_contract,
     make_task,
     read_golden,
+    read_labels,
+    read_things,
 )
+from eagleray.importing.outputs import ReadOutputs, read_outputs
+from eagleray.importing.pixels import MASK_DECODERS
 from eagleray.importing.spec import ImportSpec
 from eagleray.importing.transformers_folder import convert_folder, read_folder
-from eagleray.importing.trial import Promises, Trial, try_graph
+from eagleray.importing.trial import Trial, try_graph
 from eagleray.inference.choice import require_engine
 from eagleray.io import storage
 from eagleray.models.architectures import Architecture
@@ -66,14 +60,15 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         )
     require_engine("openvino", device="cpu")
     source = _open(spec, settings)
-    spec, content, task = source.spec, source.content, source.task
+    spec, content = source.spec, source.content
     try:
         model = parse_foreign_graph(content)
         network_input = find_input(model, spec.layout)
         contract = make_contract(spec, network_input)
-        behind, scores = _behind(spec, task, model, network_input, contract)
-        manifest = _manifest(source, contract, model, scores)
-        network = _Network(content, network_input, contract, behind, manifest)
+        read = read_outputs(spec, source.labels, model, network_input, contract.size)
+        task = make_task(spec, source.labels, **source.fields, **read.fields)
+        manifest = _manifest(source, task, contract, model, read.scores)
+        network = _Network(content, network_input, contract, read, manifest)
         network.graph(spec, frees_batch=True)
     except ValueError as error:
         raise InputError(f"{spec.file} is refused: {error}.") from None
@@ -93,28 +88,46 @@ class _Source:
     Attributes:
         spec: What the network takes and gives.
         content: The ONNX file.
-        task: The task.
+        labels: The labels, in the order of the outputs.
         digest: SHA-256 of the file that was named, or of a folder's weights.
         producer: The program that wrote a folder; empty for a file, which says it itself.
+        fields: Fields of the task that a folder says.
     """
 
     spec: ImportSpec
     content: bytes
-    task: Task
+    labels: tuple[str, ...]
     digest: str
     producer: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _open(spec: ImportSpec, settings: Settings) -> _Source:
     """Read a file, or convert the network of a folder."""
     if not spec.is_folder:
-        task = make_task(spec)
+        labels = read_labels(spec.labels)
+        read_things(spec, labels)
         content = _read(spec.file)
-        return _Source(spec, content, task, hashlib.sha256(content).hexdigest())
+        digest = hashlib.sha256(content).hexdigest()
+        return _Source(spec, _that_runs(spec, content), labels, digest)
     found = read_folder(spec)
-    task = make_task(found.spec, found.labels, max_objects=found.max_objects)
-    graph = convert_folder(found, settings)
-    return _Source(found.spec, graph, task, found.digest, found.producer)
+    read_things(spec, found.labels)
+    graph = _that_runs(found.spec, convert_folder(found, settings))
+    return _Source(found.spec, graph, found.labels, found.digest, found.producer, found.fields)
+
+
+def _that_runs(spec: ImportSpec, content: bytes) -> bytes:
+    """Return a file with what OpenVINO can run of mask queries.
+
+    Raises:
+        InputError: If it is refused.
+    """
+    if spec.decoder not in MASK_DECODERS:
+        return content
+    try:
+        return widen_softmaxes(content)
+    except ValueError as error:
+        raise InputError(f"{spec.file} is refused: {error}.") from None
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,7 @@ class _Network:
     content: bytes
     input: NetworkInput
     contract: ImageContract
-    behind: Behind
+    read: ReadOutputs
     manifest: ModelManifest
 
     def graph(self, spec: ImportSpec, *, frees_batch: bool) -> bytes:
@@ -140,7 +153,7 @@ class _Network:
             self.input,
             self.contract,
             reverses_channels=spec.colors == "bgr",
-            behind=self.behind,
+            behind=self.read.behind,
             frees_batch=frees_batch,
         )
         graph: bytes = model.SerializeToString()
@@ -161,58 +174,22 @@ def _graph_that_runs(
     for frees_batch in (True, False) if takes_one else (True,):
         graph = network.graph(spec, frees_batch=frees_batch)
         task, contract = network.manifest.task, network.contract
-        promises = _promises(network.manifest)
-        trial = try_graph(spec, graph, task, contract, golden.pixels, settings, promises=promises)
+        promise = network.read.promise
+        trial = try_graph(spec, graph, task, contract, golden.pixels, settings, promise=promise)
         if trial.fault is None:
             return graph, trial
     raise InputError(f"{trial.fault}.")
 
 
-def _promises(manifest: ModelManifest) -> Promises:
-    """Return what the scores of the file are taken for, as far as their values can show it."""
-    assert manifest.imported is not None
-    if manifest.imported.scores != "probabilities":
-        return None
-    is_exclusive = not manifest.imported.decoder and activation_of(manifest.task) == "softmax"
-    return "exclusive" if is_exclusive else "probabilities"
-
-
-def _behind(
-    spec: ImportSpec,
-    task: Task,
-    model: Any,
-    network_input: NetworkInput,
-    contract: ImageContract,
-) -> tuple[Behind, Literal["logits", "probabilities", "values"]]:
-    """Return what makes the task's outputs of the network's, and what these are.
-
-    Raises:
-        ValueError: If the outputs do not fit the task.
-    """
-    if spec.decoder is not None:
-        shapes = output_shapes(model, network_input, contract.size)
-        source = DetectorOutputs(
-            shapes, contract.size, task.num_outputs, spec.scores, spec.activation
-        )
-        is_logits = spec.scores == "logits" or (spec.scores, spec.decoder) == ("auto", "detr")
-        behind = behind_detector(source, DECODERS[spec.decoder])
-        return behind, "logits" if is_logits else "probabilities"
-    output = find_output(model, task.num_outputs)
-    scores = find_scores(model, output) if spec.scores == "auto" else spec.scores
-    if not task.labels:
-        return behind_scores(output, "logits", task.num_outputs), "values"
-    kind = "logits" if scores == "logits" else activation_of(task)
-    return behind_scores(output, kind, task.num_outputs), scores
-
-
 def _manifest(
     source: _Source,
+    task: Task,
     contract: ImageContract,
     model: Any,
     scores: Literal["logits", "probabilities", "values"],
 ) -> ModelManifest:
     """Return the manifest of the package, without its files."""
-    spec, task = source.spec, source.task
+    spec = source.spec
     of_file = " ".join(filter(None, (model.producer_name, model.producer_version)))
     return ModelManifest(
         name=spec.name,

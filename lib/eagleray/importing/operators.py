@@ -76,6 +76,17 @@ class Operators:
             return self.add("ReduceSum", name, axes=[axis], keepdims=0)
         return self.add("ReduceSum", name, self.constant([axis], np.int64), keepdims=0)
 
+    def enlarge(self, name: str, factors: tuple[float, float]) -> str:
+        """Return maps (N, C, h, w) at another size, by bilinear interpolation between centres.
+
+        Args:
+            name: Name of the maps.
+            factors: Of the height, and of the width.
+        """
+        scales = self.constant((1, 1, *factors))
+        form = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return self.add("Resize", name, "", scales, **form)
+
     def logits(self, probabilities: str, *, result: str | None = None, tiny: float) -> str:
         """Return log(p / (1 - p)) of probabilities p, which are cut off at `tiny` and 1 - `tiny`.
 

@@ -22,8 +22,17 @@ from eagleray.io.fetch import fetch_image
 from eagleray.models.architectures import imagenet_labels
 from eagleray.sources import InputSpec, open_inputs
 from eagleray.tasks import Task, task_class
+from eagleray.tasks.segmentation.pixel_task import BACKGROUND
 
-__all__ = ["Golden", "activation_of", "make_contract", "make_task", "read_golden"]
+__all__ = [
+    "Golden",
+    "activation_of",
+    "make_contract",
+    "make_task",
+    "read_golden",
+    "read_labels",
+    "read_things",
+]
 
 _MAX_GOLDEN = 8
 _MAX_CHANNEL_VALUE = 65_535  # of a mean or a deviation
@@ -44,30 +53,48 @@ class Golden:
     pixels: tuple[npt.NDArray[np.uint8], ...]
 
 
-def make_task(spec: ImportSpec, labels: Sequence[str] | None = None, **others: Any) -> Task:
+def make_task(spec: ImportSpec, labels: Sequence[str], **others: Any) -> Task:
     """Return the task with its labels.
 
     Args:
         spec: The specification.
-        labels: The labels; None for those that the specification names.
+        labels: The labels, in the order of the outputs.
         others: Other fields of the task.
 
     Raises:
         InputError: If the labels do not fit it.
     """
-    labels = _labels(spec.labels) if labels is None else labels
+    known = task_class(spec.task).model_fields
     fields: dict[str, Any] = {"name": spec.task, **others}
     if labels:
         fields["labels"] = tuple(labels)
-    if "thresholds" in task_class(spec.task).model_fields:
+    if "thresholds" in known:
         fields["thresholds"] = (spec.threshold,) * len(labels)
-    if spec.decoder is not None:
+    if "max_overlap" in known and spec.decoder is not None:
         overlap = spec.max_overlap
         fields["max_overlap"] = _OVERLAPS.get(spec.decoder, 0.6) if overlap is None else overlap
+    if spec.task == "panoptic":  # pixels of no query
+        fields["labels"] = (BACKGROUND, *labels)
+        fields["things"] = read_things(spec, labels)
     try:
         return task_class(spec.task).model_validate(fields)
     except ValidationError as error:
         raise InputError(f"The labels are refused: {first_validation_error(error)}.") from None
+
+
+def read_things(spec: ImportSpec, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels whose objects are told apart.
+
+    Raises:
+        InputError: If one is none of the labels.
+    """
+    things = read_labels(spec.things, "things")
+    others = [one for one in things if one not in labels]
+    if others:
+        raise InputError(
+            f"--things: {others[0]!r} is none of the model's labels: {', '.join(labels)[:200]}."
+        )
+    return things
 
 
 def activation_of(task: Task) -> Literal["softmax", "sigmoid"]:
@@ -76,8 +103,16 @@ def activation_of(task: Task) -> Literal["softmax", "sigmoid"]:
     return "softmax" if exclusive else "sigmoid"
 
 
-def _labels(written: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels: those that are named, those of a file, or ImageNet's."""
+def read_labels(written: Sequence[str], option: str = "labels") -> tuple[str, ...]:
+    """Return labels: those that are named, those of a file, or ImageNet's.
+
+    Args:
+        written: Value of the option.
+        option: Its name, for messages.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
     if list(written) == ["imagenet"]:
         return tuple(imagenet_labels())
     if len(written) != 1:
@@ -88,6 +123,8 @@ def _labels(written: Sequence[str]) -> tuple[str, ...]:
     except (FileNotFoundError, InputError):
         if "," in location:
             return tuple(part.strip() for part in location.split(","))
+        if option == "things":  # one is enough
+            return tuple(written)
         raise InputError(
             f"--labels {location!r} is no file, and one label is too few; name a file with a label "
             "on each line, or every label."

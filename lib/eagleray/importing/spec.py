@@ -32,6 +32,15 @@ _OF_FOLDER = (
 )
 """What a folder of transformers says itself."""
 
+_MASK_DECODERS = ("mask2former", "maskformer")
+_DECODERS = {
+    "detection": ("nanodet", "yolo", "detr"),
+    "semantic": _MASK_DECODERS,
+    "instance": _MASK_DECODERS,
+    "panoptic": _MASK_DECODERS,
+}
+"""The decoders of tasks that have some."""
+
 Side = Annotated[int, Field(ge=1, le=8192)]
 
 
@@ -41,26 +50,44 @@ class ImportSpec(S3Fields):
     file: str = spec_field(
         ...,
         MODEL,
-        "ONNX file, on disk or under a URI; a folder of a detector of transformers; or the URL of "
-        "a model on a server, such as https://models.example.com/v2/models/products.",
+        "ONNX file, on disk or under a URI; a folder of a detector or segmenter of transformers; "
+        "or the URL of a model on a server, such as "
+        "https://models.example.com/v2/models/products.",
         names=Names.INPUT,
     )
     name: ModelName = spec_field(..., MODEL, "Name of the model.")
-    task: Literal["multiclass", "binary", "multilabel", "regression", "detection"] = spec_field(
+    task: Literal[
+        "multiclass",
+        "binary",
+        "multilabel",
+        "regression",
+        "detection",
+        "semantic",
+        "instance",
+        "panoptic",
+    ] = spec_field(
         "multiclass",
         MODEL,
-        "What it predicts: multiclass, binary, multilabel, regression or detection.",
+        "What it predicts: multiclass, binary, multilabel, regression, detection, semantic, "
+        "instance or panoptic.",
     )
-    decoder: Literal["nanodet", "yolo", "detr"] | None = spec_field(
+    decoder: Literal["nanodet", "yolo", "detr", "mask2former", "maskformer"] | None = spec_field(
         None,
         MODEL,
-        "How boxes and scores are read from the outputs of a detector: nanodet, yolo or detr.",
+        "How the outputs are read: boxes and scores of a detector by nanodet, yolo or detr; masks "
+        "and scores of queries by mask2former or maskformer.",
     )
     labels: Texts = spec_field(
         (),
         MODEL,
         "Labels in the order of the outputs: texts, or one file with a label on each line; "
         "`imagenet` for the 1,000 classes. Of a binary task the second is the positive.",
+    )
+    things: Texts = spec_field(
+        (),
+        MODEL,
+        "Labels of a panoptic model whose objects are told apart, in the form of --labels; the "
+        "others are stuff.",
     )
     scores: Literal["auto", "logits", "probabilities"] = spec_field(
         "auto",
@@ -162,19 +189,38 @@ class ImportSpec(S3Fields):
         if (self.stretch or self.letterbox) and self.resize is not None:
             which = "stretch" if self.stretch else "letterbox"
             raise ValueError(f"{which} has no resize of the shorter side; leave one of them out")
+        if (self.task == "panoptic") != bool(self.things):
+            raise ValueError(
+                "things are labels of the task panoptic, which needs them; name both or neither"
+            )
         if self.is_folder:
             self._require_folder_fields()
             return self
         if self.mean is None or self.std is None:
             raise ValueError("a network does not say how pixels are scaled; name mean and std")
-        is_detector = self.task == "detection"
-        if is_detector and not (self.stretch or self.letterbox):
-            raise ValueError("a detector takes the whole image; name stretch or letterbox")
-        if is_detector and self.decoder is None:
-            raise ValueError("a detector needs a decoder; name nanodet, yolo or detr")
-        if self.decoder is not None and not is_detector:
-            raise ValueError("a decoder is of the task detection; name that task, or no decoder")
+        self._require_decoder()
         return self
+
+    def _require_decoder(self) -> None:
+        known = _DECODERS.get(self.task, ())
+        if self.decoder is not None and self.decoder not in known:
+            tasks = " or ".join(task for task, names in _DECODERS.items() if self.decoder in names)
+            raise ValueError(
+                f"a decoder {self.decoder} is of the task {tasks}; name that task, or no decoder"
+            )
+        if not known:
+            return
+        if not (self.stretch or self.letterbox):
+            raise ValueError(
+                f"a {self.task} model takes the whole image; name stretch or letterbox"
+            )
+        if self.decoder is None and self.task != "semantic":
+            *first, last = known
+            raise ValueError(
+                f"a {self.task} model needs a decoder; name {', '.join(first)} or {last}"
+            )
+        if self.decoder in _MASK_DECODERS and not self.stretch:
+            raise ValueError(f"masks of {self.decoder} show the whole input; name stretch")
 
     @property
     def is_folder(self) -> bool:
@@ -182,8 +228,11 @@ class ImportSpec(S3Fields):
         return Path(self.file).is_dir()
 
     def _require_folder_fields(self) -> None:
-        if self.task != "detection":
-            raise ValueError("a folder of transformers is of a detector; name task detection")
+        if self.task not in _DECODERS:
+            raise ValueError(
+                "a folder of transformers is of a detector or a segmenter; name task detection, "
+                "semantic, instance or panoptic"
+            )
         for name in _OF_FOLDER:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is in the files of the folder; leave it out")

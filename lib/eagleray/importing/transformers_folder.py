@@ -1,4 +1,4 @@
-"""Reads a detector that Hugging Face's transformers has saved, and converts it to ONNX.
+"""Reads a detector or segmenter that Hugging Face's transformers has saved; converts it to ONNX.
 
 The folder has `config.json`, `model.safetensors` and `preprocessor_config.json`. Labels, image
 contract and the number of queries are read from them; what has no exact counterpart is refused.
@@ -13,7 +13,7 @@ import importlib.util
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,64 @@ from eagleray.importing.transformers_worker import GRAPH_FILE, REQUEST_FILE
 __all__ = ["TransformersModel", "convert_folder", "read_folder"]
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-_ACTIVATIONS = {
-    "rt_detr": "sigmoid",
-    "rt_detr_v2": "sigmoid",
-    "d_fine": "sigmoid",
-    "detr": "softmax",
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is known of networks of one type.
+
+    Attributes:
+        tasks: What they can predict.
+        model: The class of transformers that builds them.
+        outputs: Their outputs that are read.
+        processors: Classes of image processors that fit them.
+        fields: Fields of the specification that say how the outputs are read.
+    """
+
+    tasks: tuple[str, ...]
+    model: str
+    outputs: tuple[str, ...]
+    processors: tuple[str, ...]
+    fields: Mapping[str, str | None]
+
+
+def _detector(activation: str) -> _Kind:
+    return _Kind(
+        tasks=("detection",),
+        model="AutoModelForObjectDetection",
+        outputs=("pred_boxes", "logits"),
+        processors=("RTDetrImageProcessor", "DetrImageProcessor", "DetrFeatureExtractor"),
+        fields={"decoder": "detr", "scores": "logits", "activation": activation},
+    )
+
+
+def _mask_queries(name: str, decoder: str) -> _Kind:
+    return _Kind(
+        tasks=("semantic", "instance", "panoptic"),
+        model=f"{name}For{'Universal' if name == 'Mask2Former' else 'Instance'}Segmentation",
+        outputs=("class_queries_logits", "masks_queries_logits"),
+        processors=(f"{name}ImageProcessor", f"{name}FeatureExtractor"),
+        fields={"decoder": decoder, "scores": "logits"},
+    )
+
+
+_KINDS = {
+    "rt_detr": _detector("sigmoid"),
+    "rt_detr_v2": _detector("sigmoid"),
+    "d_fine": _detector("sigmoid"),
+    "detr": _detector("softmax"),
+    "segformer": _Kind(
+        tasks=("semantic",),
+        model="SegformerForSemanticSegmentation",
+        outputs=("logits",),
+        processors=("SegformerImageProcessor", "SegformerFeatureExtractor"),
+        fields={"scores": "logits"},
+    ),
+    "mask2former": _mask_queries("Mask2Former", "mask2former"),
+    "maskformer": _mask_queries("MaskFormer", "maskformer"),
 }
-"""What makes probabilities of the logits, by the type of the model."""
-_PROCESSORS = ("RTDetrImageProcessor", "DetrImageProcessor", "DetrFeatureExtractor")
+"""The types of models that are read, by `model_type`."""
+
 _PROCESSOR_ENDS = ("", "Fast", "Pil")
 _RESAMPLERS = {
     0: "pillow_nearest",
@@ -53,19 +103,22 @@ _MAX_QUERIES = 1000
 
 @dataclass(frozen=True)
 class TransformersModel:
-    """A detector in a folder of transformers.
+    """A detector or segmenter in a folder of transformers.
 
     Attributes:
         folder: The folder.
+        kind: Its `model_type`.
         labels: Its labels, in the order of the outputs.
-        max_objects: Number of its queries, each of which finds at most one object of a label.
+        fields: Fields of the task: of a detector the largest number of objects, which is that of
+            its queries, each of which finds at most one object of a label.
         producer: The program that wrote the folder, as it says.
         spec: The specification of the import, with what the folder says.
     """
 
     folder: Path
+    kind: str
     labels: tuple[str, ...]
-    max_objects: int
+    fields: Mapping[str, Any]
     producer: str
     spec: ImportSpec
 
@@ -86,25 +139,29 @@ def read_folder(spec: ImportSpec) -> TransformersModel:
     _require_files(folder)
     config, images = (_read(folder / name) for name in (CONFIG, PREPROCESSOR))
     try:
-        kind = config.get("model_type")
-        if kind not in _ACTIVATIONS:
-            raise ValueError(f"{CONFIG} has the model_type {kind!r}, not {_listed(_ACTIVATIONS)}")
+        name = config.get("model_type")
+        if name not in _KINDS:
+            raise ValueError(f"{CONFIG} has the model_type {name!r}, not {_listed(_KINDS)}")
+        kind = _KINDS[name]
+        if spec.task not in kind.tasks:
+            raise ValueError(f"a {name} is of the task {_listed(kind.tasks)}, not {spec.task}")
         if "auto_map" in config or "auto_map" in images:
             raise ValueError("it needs code of its own (auto_map), which is never run")
-        queries = _whole(config, "num_queries", _MAX_QUERIES)
+        fields: dict[str, Any] = {}
+        if spec.task == "detection":
+            fields["max_objects"] = _whole(config, "num_queries", _MAX_QUERIES)
         if config.get("num_channels", 3) != 3:
             raise ValueError(f"{CONFIG} has num_channels {config['num_channels']!r}, not 3")
         labels = _labels(config)
-        fields = _input_fields(images)
+        told = {**_input_fields(images, kind.processors), **kind.fields}
     except ValueError as error:
         raise InputError(f"{folder} is refused: {error}.") from None
-    told = {**fields, "decoder": "detr", "scores": "logits", "activation": _ACTIVATIONS[kind]}
     producer = f"transformers {config.get('transformers_version', '')}".strip()[:100]
-    return TransformersModel(folder, labels, queries, producer, spec.model_copy(update=told))
+    return TransformersModel(folder, name, labels, fields, producer, spec.model_copy(update=told))
 
 
 def convert_folder(model: TransformersModel, settings: Settings) -> bytes:
-    """Convert a detector to ONNX, for one image at a time.
+    """Convert a network to ONNX, for one image at a time.
 
     Raises:
         InputError: If transformers is not installed, or the network cannot be built or converted.
@@ -120,7 +177,13 @@ def convert_folder(model: TransformersModel, settings: Settings) -> bytes:
     with tempfile.TemporaryDirectory(prefix="eagleray-import-") as name:
         folder = Path(name)
         side = model.spec.image_size
-        request = {"folder": str(model.folder.resolve()), "size": [side, side]}
+        kind = _KINDS[model.kind]
+        request = {
+            "folder": str(model.folder.resolve()),
+            "size": [side, side],
+            "model": kind.model,
+            "outputs": kind.outputs,
+        }
         (folder / REQUEST_FILE).write_text(json.dumps(request))
         worker = "eagleray.importing.transformers_worker"
         run_bounded("conversion", worker, [], folder, None, limits, log)
@@ -175,15 +238,19 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _input_fields(images: Mapping[str, Any]) -> dict[str, Any]:
+def _input_fields(images: Mapping[str, Any], processors: Sequence[str]) -> dict[str, Any]:
     """Return the fields of the specification that say what the network does to images.
+
+    Args:
+        images: What the image processor is configured to.
+        processors: Its classes that are known.
 
     Raises:
         ValueError: If a step has no exact counterpart.
     """
     kind = images.get("image_processor_type", images.get("feature_extractor_type"))
-    if kind not in [name + end for name in _PROCESSORS for end in _PROCESSOR_ENDS]:
-        raise ValueError(f"{PREPROCESSOR} is of a {kind}, not of {_listed(_PROCESSORS)}")
+    if kind not in [name + end for name in processors for end in _PROCESSOR_ENDS]:
+        raise ValueError(f"{PREPROCESSOR} is of a {kind}, not of {_listed(processors)}")
     others = {name for name, value in images.items() if name.startswith("do_") and value}
     others -= _STEPS | _STEPS_OF_LABELS
     if others:
@@ -201,6 +268,9 @@ def _input_fields(images: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{PREPROCESSOR} has images of {height} x {width}, not square ones")
     if images.get("pad_size") not in (None, size):
         raise ValueError(f"{PREPROCESSOR} pads images after the resize (pad_size)")
+    divisor = images.get("size_divisor") or images.get("size_divisibility") or 1
+    if height % divisor:
+        raise ValueError(f"{PREPROCESSOR} pads images after the resize (size_divisor {divisor})")
     resampler = _RESAMPLERS.get(images.get("resample", 2))
     if resampler is None:
         raise ValueError(f"{PREPROCESSOR} has the resample {images['resample']!r}, not 0 to 3")
@@ -238,4 +308,4 @@ def _whole(values: Mapping[str, Any], name: str, largest: int) -> int:
 
 def _listed(names: Any) -> str:
     *first, last = names
-    return f"{', '.join(first)} or {last}"
+    return f"{', '.join(first)} or {last}" if first else str(last)

@@ -2,8 +2,9 @@
 
     python -m eagleray.importing.transformers_worker FOLDER PARENT_PID
 
-The folder holds `request.json` with the model's folder and the size of its images. The result is
-`model.onnx`, which takes `pixel_values`, float32 (1, 3, H, W), and gives `pred_boxes` and `logits`.
+The folder holds `request.json` with the model's folder, its class, the size of its images and the
+outputs that are wanted. The result is `model.onnx`, which takes `pixel_values`, float32 (1, 3, H,
+W), and gives these outputs.
 An error that the user can fix is written to `error.json`.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ GRAPH_FILE, REQUEST_FILE = "model.onnx", "request.json"
 
 _NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 _OPSET = 18
-_OUTPUTS = ("pred_boxes", "logits")
 
 
 def main(folder: Path) -> int:
@@ -34,7 +35,8 @@ def main(folder: Path) -> int:
     request = json.loads((folder / REQUEST_FILE).read_text())
     os.environ[_NO_CHECKS] = "1"  # checks of values in the network have no operator in ONNX
     try:
-        graph = _convert(_load(request["folder"]), *request["size"])
+        model = _load(request["folder"], request["model"])
+        graph = _convert(model, request["size"], request["outputs"])
     except InputError as error:
         (folder / ERROR_FILE).write_text(json.dumps({"message": str(error)}))
         return int(ExitCode.USER)
@@ -42,17 +44,21 @@ def main(folder: Path) -> int:
     return int(ExitCode.OK)
 
 
-def _load(folder: str) -> Any:
+def _load(folder: str, name: str) -> Any:
     """Build the network with its weights, from files of this machine alone.
+
+    Args:
+        folder: The folder of the model.
+        name: Name of its class, or of one that finds it.
 
     Raises:
         InputError: If a file is damaged, or weights are missing.
     """
     import torch
-    from transformers import AutoModelForObjectDetection
+    import transformers
 
     try:
-        model, loaded = AutoModelForObjectDetection.from_pretrained(
+        model, loaded = getattr(transformers, name).from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -74,11 +80,11 @@ def _load(folder: str) -> Any:
     return model.eval()
 
 
-def _convert(model: Any, height: int, width: int) -> bytes:
+def _convert(model: Any, size: Sequence[int], outputs: Sequence[str]) -> bytes:
     import torch
 
     class Outputs(torch.nn.Module):
-        """Returns boxes and logits alone."""
+        """Returns the outputs that are wanted alone."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -86,17 +92,17 @@ def _convert(model: Any, height: int, width: int) -> bytes:
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
             found = self.model(pixel_values=images)
-            return tuple(found[name] for name in _OUTPUTS)
+            return tuple(found[name] for name in outputs)
 
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 Outputs().eval(),
-                (torch.zeros(1, 3, height, width),),
+                (torch.zeros(1, 3, *size),),
                 dynamo=True,
                 input_names=["pixel_values"],
-                output_names=list(_OUTPUTS),
+                output_names=list(outputs),
                 opset_version=_OPSET,
                 verbose=False,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,7 @@ from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
 from eagleray.exports.process import Limits, run_bounded
 from eagleray.imaging import ImageContract
-from eagleray.importing.decoders.base import TINY as DETECTOR_TINY
-from eagleray.importing.graft import TINY as SCORE_TINY
-from eagleray.importing.probabilities import (
-    require_exclusive_probabilities,
-    require_probabilities,
-)
+from eagleray.importing.probabilities import Promise
 from eagleray.importing.spec import ImportSpec
 from eagleray.importing.worker import ALONE_FILE, FAULT_FILE, TOGETHER_FILE
 from eagleray.tasks import NetworkOutput, Task
@@ -27,12 +22,11 @@ from eagleray.tasks import NetworkOutput, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Promises", "Trial", "try_graph"]
+__all__ = ["Trial", "try_graph"]
 
 _NUM_RANDOM = 2  # images that the network is tried on beside those that are given
 _MAX_BATCH_DIFFERENCE = 1e-3  # of an output, in the task's unit or as a share of the largest
 
-Promises = Literal["probabilities", "exclusive"] | None
 Arrays = list[npt.NDArray[np.float32]]
 
 
@@ -41,8 +35,8 @@ class Trial:
     """The result of a trial run.
 
     Attributes:
-        outputs: Activated outputs of the given images, float32 (N, num_values); empty after a
-            fault.
+        outputs: Summaries of the activated outputs of the given images, float32 (N, num_values);
+            empty after a fault.
         fault: Why the graph cannot be used, as a sentence without its period; None if it can.
     """
 
@@ -58,7 +52,7 @@ def try_graph(
     pixels: tuple[npt.NDArray[np.uint8], ...],
     settings: Settings,
     *,
-    promises: Promises = None,
+    promise: Promise | None = None,
 ) -> Trial:
     """Run a graph on images and on noise, each alone and all together.
 
@@ -69,8 +63,7 @@ def try_graph(
         contract: The image contract.
         pixels: Decoded images.
         settings: Settings of this process.
-        promises: Whether the network's scores are to be `probabilities` each, or `exclusive`, which
-            add up to 1 for an image; None for others.
+        promise: What the network's scores are taken for; None for what no value shows.
 
     Raises:
         InputError: If outputs have other shapes than those of the task, are not finite, or are not
@@ -91,17 +84,14 @@ def try_graph(
         alone = _arrays(folder / ALONE_FILE)
         together = _arrays(folder / TOGETHER_FILE) if (folder / TOGETHER_FILE).exists() else alone
     _require_outputs(spec, task, alone, len(pixels) + _NUM_RANDOM)
-    if promises == "exclusive":
-        require_exclusive_probabilities(spec.file, alone[-1])
-    elif promises == "probabilities":
-        tiny = SCORE_TINY if spec.decoder is None else DETECTOR_TINY
-        require_probabilities(spec.file, alone[-1], tiny=tiny)
+    if promise is not None:
+        promise.require(spec.file, alone[-1])
     fault = None
     if [one.shape for one in together] != [one.shape for one in alone]:
         fault = f"{spec.file} gives a batch other numbers of outputs than its images"
     else:
         fault = _batch_fault(spec, task, alone, together)
-    outputs = task.activate(_named(task, alone)).flatten(1).numpy()
+    outputs = task.summarize(task.activate(_named(task, alone))).numpy()
     return Trial(outputs[: len(pixels)], fault)
 
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:  # takes seconds to import, and the records of a registry need
     from eagleray.inference.predictor import Predictor
     from eagleray.models.package import ModelPackage
 
-__all__ = ["FRAME_MILLISECONDS", "Latency", "measure_latency"]
+__all__ = ["FRAME_MILLISECONDS", "HOSTED", "Latency", "measure_latency"]
+
+HOSTED = "hosted"
+"""Engine of a model that another server runs."""
 
 FRAME_MILLISECONDS = 33.3
 """The time for a frame of a video with 30 frames a second."""
@@ -43,8 +46,8 @@ class Latency(BaseModel):
     Attributes:
         machine: Processor model, or name of the GPU.
         num_cores: Number of usable cores.
-        engine: Name of the engine.
-        precision: Precision of the network.
+        engine: Name of the engine; `hosted` for another server.
+        precision: Precision of the network, or of the tensors that are sent to a server.
         p50: Median of the time for one image, in milliseconds.
         p95: 95th percentile of the time for one image, in milliseconds.
         best_batch: Number of images in a call that gives the most images per second.
@@ -123,7 +126,7 @@ def measure_latency(
     return Latency(
         machine=_machine(predictor.plan.device),
         num_cores=num_usable_cores(),
-        engine=predictor.passes.engine.name,
+        engine=HOSTED if package.manifest.hosted else predictor.passes.engine.name,
         precision=predictor.plan.precision,
         p50=1000 * _percentile(single, 0.5),
         p95=1000 * _percentile(single, 0.95),

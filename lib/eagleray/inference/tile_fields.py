@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from eagleray.core.spec import Spec, spec_field
 from eagleray.imaging.tiles import MAX_SIDE, MIN_SIDE, Tiling
@@ -53,12 +53,16 @@ class TileFields(Spec):
         False, TILES, "Also predict the whole image, for objects larger than a tile."
     )
 
-    @model_validator(mode="after")
-    def _tile_options_have_tiles(self) -> Self:
-        if self.tile is None and (self.tile_whole or self.tile_overlap != OVERLAP):
-            option = "tile_whole" if self.tile_whole else "tile_overlap"
-            raise ValueError(f"{option} is of tiles; name tile too, such as auto, or leave it out")
-        return self
+    @field_validator("tile_overlap", "tile_whole")
+    @classmethod
+    def _is_of_tiles(cls, value: float, info: ValidationInfo) -> float:
+        assert info.field_name is not None
+        is_set = value != cls.model_fields[info.field_name].default
+        if is_set and info.data.get("tile", AUTO) is None:
+            raise ValueError(
+                "it is for images in tiles; name tile too, such as auto, or leave it out"
+            )
+        return value
 
     def tiling(self, package: ModelPackage) -> Tiling | None:
         """Return how images are divided into tiles; None for no tiles.

@@ -25,18 +25,18 @@ class ModelCost:
 
     Attributes:
         multiply_adds: Number of multiply-adds for one image; None if the network cannot be traced.
-        parameters: Number of trained numbers.
+        parameters: Number of trained numbers; None for a network that another server runs.
     """
 
     multiply_adds: int | None
-    parameters: int
+    parameters: int | None
 
 
 def manifest_cost(manifest: ModelManifest) -> ModelCost:
     """Count the multiply-adds of a model's network for one image, and its parameters.
 
-    Those of an imported graph are recorded: its multiply-adds are not known. A network that
-    another server runs costs nothing here.
+    Those of an imported graph are recorded: its multiply-adds are not known. Nothing is known of a
+    network that another server runs.
 
     Raises:
         UserError: If there is no such architecture, or it cannot have the recorded channels.
@@ -44,7 +44,7 @@ def manifest_cost(manifest: ModelManifest) -> ModelCost:
     if manifest.imported is not None:
         return ModelCost(None, manifest.imported.num_parameters)
     if manifest.hosted is not None:
-        return ModelCost(None, 0)
+        return ModelCost(None, None)
     return model_cost(manifest.architecture, manifest.contract.size)
 
 

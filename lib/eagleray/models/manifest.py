@@ -217,7 +217,7 @@ class Import(FrozenModel):
         file_digest: SHA-256 of the file that was imported.
         scores: What the file's network gives: `logits`, `probabilities` (of which the package's
             graph takes the logarithm), or `values` of a regression.
-        decoder: How boxes and scores were read from a detector's outputs; empty for none.
+        decoder: How boxes or masks and scores were read from outputs; empty for none.
         producer: The program that wrote the file, as the file says.
         num_parameters: Number of trained numbers in it.
     """
@@ -234,12 +234,16 @@ class Import(FrozenModel):
         return omit_empty(serialize(self), "decoder")
 
     @property
+    def _places(self) -> str:
+        return "masks" if self.decoder.startswith("mask") else "boxes"
+
+    @property
     def facts(self) -> dict[str, str]:
         """The import for people, by name."""
         by = f", written by {escape_text(self.producer)}" if self.producer else ""
         return {
             "imported from": f"a file of the SHA-256 {self.file_digest[:12]}{by}",
-            "its outputs": f"{self.scores} and boxes, read by {self.decoder}"
+            "its outputs": f"{self.scores} and {self._places}, read by {self.decoder}"
             if self.decoder
             else self.scores,
         }

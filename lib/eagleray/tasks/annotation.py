@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -32,6 +32,7 @@ from eagleray.tasks.run_lengths import decode_runs
 __all__ = [
     "MAX_OBJECTS",
     "Annotation",
+    "Kind",
     "Mask",
     "TrueObject",
     "labels_of_objects",
@@ -40,6 +41,9 @@ __all__ = [
 
 MAX_OBJECTS = 10_000
 """Largest number of labelled objects of one image."""
+
+Kind = Literal["thing", "stuff", "void"]
+"""What pixels are: one object, all pixels of a label, or what nothing is said of."""
 
 Side = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -88,6 +92,7 @@ class TrueObject(_Frozen):
         height: Height of its box.
         crowd: Whether it stands for many objects that are not told apart.
         mask: Its pixels, if they are known.
+        kind: What its pixels are, if the data say so; `void` ones are a crowd of any label.
     """
 
     label: Annotated[str, Field(min_length=1, max_length=1000)]
@@ -97,6 +102,7 @@ class TrueObject(_Frozen):
     height: Annotated[FiniteFloat, Field(ge=0)]
     crowd: bool = False
     mask: Mask | None = None
+    kind: Kind | None = None
 
 
 class Annotation(_Frozen):

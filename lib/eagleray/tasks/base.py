@@ -70,6 +70,15 @@ class Targets(Protocol):
         """Return the targets of one row (…), or of an int64 array of rows (N, …)."""
 
 
+_LATER_FIELDS: Mapping[str, Any] = {
+    "temperature": 1.0,
+    "scores_outliers": False,
+    "enlarges": "probabilities",
+    "shows_all": False,
+    "queries": None,
+}
+"""Fields of tasks that packages made before do not have, with their defaults."""
+
 SCORE_PREFIX = "score_"
 """Prefix of the columns of a result table with the probability of one label each."""
 
@@ -170,16 +179,16 @@ class Task(BaseModel):
     def _omit_defaults_of_later_fields(
         self, serialize: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        """Leave out a temperature of 1 and no outlier score, as packages made before had neither.
+        """Leave out later fields with their defaults, as packages made before had none of them.
 
         They keep their digests.
         """
         fields: dict[str, Any] = serialize(self)
-        if fields.get("temperature") == 1.0:
-            del fields["temperature"]
-        if fields.get("scores_outliers") is False:
-            del fields["scores_outliers"]
-        return fields
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in _LATER_FIELDS or value != _LATER_FIELDS[name]
+        }
 
     @property
     def as_model(self) -> str:
@@ -400,6 +409,14 @@ class Task(BaseModel):
     @abstractmethod
     def activate(self, outputs: NetworkOutput) -> Tensor:
         """Return a network's output as one tensor (N, …): probabilities, values, or objects."""
+
+    @property
+    def has_exports(self) -> bool:
+        """Whether the methods below describe what the network returns.
+
+        Networks of other programs may have outputs in forms of their own.
+        """
+        return True
 
     def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
         """Return what an exported model returns: the activated outputs, as far as graphs go.

@@ -64,7 +64,7 @@ def test_what_is_not_given_is_left_to_the_specification() -> None:
         ({"allow_path": [""]}, "--allow-path: "),
         ({"tile": "10"}, "--tile: '10' is neither auto nor a number of pixels from 64 to 16,384."),
         ({"tile": "0.5"}, "--tile: '0.5' is neither auto"),
-        ({"tile_whole": True}, "tile_whole is of tiles; name tile too"),
+        ({"tile_whole": True}, "--tile-whole: it is for images in tiles; name tile too"),
         ({"tile": "auto", "separate_decoding": True}, "separate_decoding has no tiles"),
         ({"limit": ["cat"]}, "--limit: 'cat' is not a limit such as person>10"),
         ({"limit": ["cat>=0"]}, "--limit: cat>=0 always holds, as no image has fewer than 0"),

@@ -215,7 +215,7 @@ def test_what_a_folder_says_becomes_the_specification(tmp_path: Path) -> None:
     images = {"do_normalize": False, "resample": 3}
     found = read_folder(spec_of(write_folder(tmp_path / "model", doubled, images)))
     assert found.labels == ("N/A", "cat", "N/A (2)")
-    assert found.max_objects == 30
+    assert found.fields == {"max_objects": 30}
     assert (found.spec.decoder, found.spec.activation) == ("detr", "sigmoid")
     assert (found.spec.stretch, found.spec.image_size) == (True, SIDE)
     assert found.spec.resampler == "pillow_bicubic"
@@ -231,7 +231,7 @@ def test_what_a_folder_says_becomes_the_specification(tmp_path: Path) -> None:
         (
             {"model_type": "yolos"},
             {},
-            "model_type 'yolos', not rt_detr, rt_detr_v2, d_fine or detr",
+            "model_type 'yolos', not rt_detr, rt_detr_v2, d_fine, detr, segformer, mask2former or",
         ),
         ({"auto_map": {"AutoModel": "own.Net"}}, {}, "needs code of its own"),
         ({"id2label": {"0": "cat", "2": "dog"}}, {}, "does not name the outputs from 0 on"),
@@ -275,7 +275,7 @@ def test_a_folder_without_one_of_its_files_is_refused(name: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "multiclass"}, "a folder of transformers is of a detector; name task detection"),
+        ({"task": "multiclass"}, "is of a detector or a segmenter; name task detection"),
         ({"mean": "0"}, "mean is in the files of the folder; leave it out"),
         ({"labels": ("cat",)}, "labels is in the files of the folder; leave it out"),
     ],

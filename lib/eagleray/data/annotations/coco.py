@@ -1,12 +1,12 @@
 """Reads COCO's JSON: boxes, polygons, run lengths of both kinds, crowds, and names of classes.
 
-A file of captions, of panoptic segments or of results is another form and not read.
+A file of captions or of results is another form and not read; `coco_panoptic` reads segments.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
@@ -16,18 +16,17 @@ from eagleray.core.json_limits import JsonLimits, parse_json
 from eagleray.core.validation import first_validation_error
 from eagleray.data.annotations.coco_images import CocoImages
 from eagleray.data.annotations.faults import AnnotationFaults, FaultKind
-from eagleray.data.annotations.folder import Folder, read_small
+from eagleray.data.annotations.folder import Folder
 from eagleray.data.annotations.image_sizes import size_of_image
 from eagleray.data.annotations.masks import mask_of_polygons, mask_of_runs
 from eagleray.data.annotations.objects import ObjectCollector
 from eagleray.data.annotations.read_files import AnnotatedImage
 from eagleray.data.label_texts import clean_label
 from eagleray.io.storage import FileInfo
-from eagleray.tasks.annotation import Mask
+from eagleray.tasks.annotation import Kind, Mask
 
-__all__ = ["find_coco", "find_coco_files"]
+__all__ = ["CocoFile", "CocoImage", "Id"]
 
-_MAX_BYTES = 2**30
 _MAX_VALUES = 200_000_000
 _LIMITS = JsonLimits(
     max_values=_MAX_VALUES,
@@ -35,9 +34,6 @@ _LIMITS = JsonLimits(
     max_entries=_MAX_VALUES,
     max_containers=50_000_000,
 )
-_KEYS = (b'"images"', b'"annotations"', b'"categories"')
-_MAX_CANDIDATES = 16
-_INSTANCES = "instances_"  # COCO's own name for its file of objects, beside those of captions
 
 Id = int | str
 
@@ -46,7 +42,9 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class _Image(_Entry):
+class CocoImage(_Entry):
+    """An image that a file lists."""
+
     id: Id
     file_name: Annotated[str, Field(min_length=1, max_length=4096)]
     width: Annotated[int, Field(ge=0)] = 0
@@ -56,6 +54,7 @@ class _Image(_Entry):
 class _Category(_Entry):
     id: Id
     name: Annotated[str, Field(min_length=1, max_length=1000)]
+    isthing: Literal[0, 1, False, True] | None = None
 
 
 class _Runs(_Entry):
@@ -74,76 +73,28 @@ class _Object(_Entry):
 _Numbered = tuple[int, _Object | str]
 """The number of an annotation with what it says, or with why it cannot be read."""
 
-_IMAGE, _CATEGORY, _OBJECT = TypeAdapter(_Image), TypeAdapter(_Category), TypeAdapter(_Object)
+_IMAGE, _CATEGORY, _OBJECT = TypeAdapter(CocoImage), TypeAdapter(_Category), TypeAdapter(_Object)
 
 
-def find_coco(folder: Folder) -> Callable[[AnnotationFaults], list[AnnotatedImage]] | None:
-    """Return the reader of a folder with files of COCO's JSON; None for any other folder.
-
-    They lie at the top, in a folder `annotations`, or beside the images of each split.
-    """
-    candidates = [path for path in folder.with_extension(".json") if path.count("/") <= 1]
-    named = [path for path in candidates if path.rsplit("/", 1)[-1].startswith(_INSTANCES)]
-    candidates = named or candidates
-    if not 1 <= len(candidates) <= _MAX_CANDIDATES:
-        return None
-    read = find_coco_files(folder, candidates)
-    return read and (lambda faults: _with_unlisted(folder, read(faults), faults))
-
-
-def _with_unlisted(
-    folder: Folder, found: list[AnnotatedImage], faults: AnnotationFaults
-) -> list[AnnotatedImage]:
-    """Count the images of a folder that no file lists, and return the others."""
-    listed = {annotated.image.uri for annotated in found}
-    for path in folder.images():
-        if folder.files[path].uri not in listed:
-            faults.add(FaultKind.UNLISTED, folder.place(path))
-    return found
-
-
-def find_coco_files(
-    folder: Folder, paths: Iterable[str]
-) -> Callable[[AnnotationFaults], list[AnnotatedImage]] | None:
-    """Return the reader of those files that are COCO's JSON; None if there is none.
+class CocoFile:
+    """One file of COCO's JSON.
 
     Args:
-        folder: The folder of the files and of the images.
-        paths: Paths of the files in it.
+        folder: The folder of the file and of the images.
+        path: Path of the file in it.
+        content: The file.
+        faults: Counts what cannot be read.
 
     Raises:
-        InputError: If the storage does not respond.
+        InputError: If it is not of this form.
     """
-    contents = {path: _content_of(folder.files[path]) for path in paths}
-    found = {
-        path: content for path, content in contents.items() if all(key in content for key in _KEYS)
-    }
-    return (lambda faults: _read(folder, found, faults)) if found else None
-
-
-def _content_of(file: FileInfo) -> bytes:
-    try:
-        return read_small(file.uri, _MAX_BYTES)
-    except ValueError:
-        return b""
-
-
-def _read(
-    folder: Folder, contents: Mapping[str, bytes], faults: AnnotationFaults
-) -> list[AnnotatedImage]:
-    found = []
-    for path, content in contents.items():
-        found += _CocoFile(folder, path, content, faults).read()
-    return found
-
-
-class _CocoFile:
-    """One file of COCO's JSON."""
 
     def __init__(self, folder: Folder, path: str, content: bytes, faults: AnnotationFaults) -> None:
         self._place, self._faults = folder.place(path), faults
         self._fields = self._parse(content)
         self._images = CocoImages(folder, path, self._fields["images"])
+        self._kinds: dict[str, Kind] = {}
+        self._finds_images = False
 
     def _parse(self, content: bytes) -> dict[str, list[Any]]:
         try:
@@ -161,7 +112,7 @@ class _CocoFile:
     def read(self) -> list[AnnotatedImage]:
         """Return the images that are there, with their objects."""
         names = self._names()
-        objects = self._objects_by_image()
+        objects = self._entries_by_image()
         found = []
         for number, entry in enumerate(self._fields["images"]):
             place = f"{self._place}, image {number}"
@@ -179,12 +130,17 @@ class _CocoFile:
             for number, _ in left:
                 place = f"{self._place}, annotation {number}, image_id {str(image_id)[:40]}"
                 self._faults.add(FaultKind.NO_SUCH_IMAGE, place)
-        if self._fields["images"] and not found:
+        if self._fields["images"] and not found and not self._finds_images:
             raise InputError(
                 f"None of the {len(self._fields['images']):,} images of {self._place} can be read; "
                 f"they are searched beside it and in the folder above it: {self._images.searched}."
             )
         return found
+
+    def _find(self, image: CocoImage) -> FileInfo | None:
+        file = self._images.find(image.file_name)
+        self._finds_images |= file is not None
+        return file
 
     def _names(self) -> dict[Id, str]:
         names: dict[Id, str] = {}
@@ -195,6 +151,8 @@ class _CocoFile:
                 fault = first_validation_error(error)
                 raise InputError(f"{self._place}, category {number}: {fault}.") from None
             label = clean_label(category.name)
+            if category.isthing is not None:
+                self._kinds[label] = "thing" if category.isthing else "stuff"
             if names.setdefault(category.id, label) != label:
                 raise InputError(
                     f"{self._place} has two categories with the id {category.id}: "
@@ -202,7 +160,7 @@ class _CocoFile:
                 )
         return names
 
-    def _objects_by_image(self) -> dict[Id, list[_Numbered]]:
+    def _entries_by_image(self) -> dict[Id, list[Any]]:
         """Return the objects of each image, those that cannot be read as their faults."""
         found: dict[Id, list[_Numbered]] = defaultdict(list)
         for number, entry in enumerate(self._fields["annotations"]):
@@ -222,12 +180,12 @@ class _CocoFile:
 
     def _annotated(
         self,
-        image: _Image,
+        image: CocoImage,
         items: list[_Numbered],
         names: Mapping[Id, str],
         place: str,
     ) -> AnnotatedImage | None:
-        file = self._images.find(image.file_name)
+        file = self._find(image)
         if file is None:
             self._faults.add(FaultKind.NO_IMAGE, place)
             return None
@@ -279,7 +237,8 @@ class _CocoFile:
             where = f"{place}: it has neither bbox nor segmentation"
             objects.reject(FaultKind.UNREADABLE_OBJECT, where)
             return
-        objects.add(label, box, place, crowd=bool(item.iscrowd), mask=mask)
+        kind = self._kinds.get(label)
+        objects.add(label, box, place, crowd=bool(item.iscrowd), mask=mask, kind=kind)
 
 
 def _mask(segmentation: _Runs | list[list[float]] | None, objects: ObjectCollector) -> Mask | None:

@@ -18,6 +18,7 @@ from eagleray.data.annotations.output import Losses, NamedImage, Writer, classes
 from eagleray.data.annotations.spec import ConvertSpec, LabelFormatName
 from eagleray.data.annotations.write_coco import write_coco
 from eagleray.data.annotations.write_masks import write_index_masks, write_instance_masks
+from eagleray.data.annotations.write_panoptic import write_panoptic
 from eagleray.data.annotations.write_voc import write_voc
 from eagleray.data.annotations.write_yolo import write_yolo
 from eagleray.data.labelled import read_objects
@@ -33,6 +34,7 @@ _WRITERS: Mapping[LabelFormatName, Writer] = {
     "yolo": write_yolo,
     "masks": write_index_masks,
     "instances": write_instance_masks,
+    "panoptic": write_panoptic,
 }
 _THREADS = 16
 _NOT_COPIED = "images that cannot be read, which are not copied"

@@ -7,7 +7,7 @@ import math
 from eagleray.data.annotations.faults import AnnotationFaults, FaultKind
 from eagleray.data.annotations.masks import Box, box_of
 from eagleray.data.label_texts import clean_label
-from eagleray.tasks.annotation import MAX_OBJECTS, Annotation, Mask, TrueObject
+from eagleray.tasks.annotation import MAX_OBJECTS, Annotation, Kind, Mask, TrueObject
 
 __all__ = ["ObjectCollector"]
 
@@ -54,6 +54,7 @@ class ObjectCollector:
         *,
         crowd: bool = False,
         mask: Mask | None = None,
+        kind: Kind | None = None,
     ) -> None:
         """Add an object, or count its fault.
 
@@ -63,6 +64,7 @@ class ObjectCollector:
             place: Where it is written, for people.
             crowd: Whether it stands for many objects.
             mask: Its pixels, if they are known.
+            kind: Whether it is an object or all pixels of a label, if the data say so.
         """
         label = clean_label(label)
         if not 1 <= len(label) <= _MAX_LABEL or not _is_unicode(label):
@@ -78,7 +80,14 @@ class ObjectCollector:
             x, y, width, height = clipped
             self._objects.append(
                 TrueObject(
-                    label=label, x=x, y=y, width=width, height=height, crowd=crowd, mask=mask
+                    label=label,
+                    x=x,
+                    y=y,
+                    width=width,
+                    height=height,
+                    crowd=crowd,
+                    mask=mask,
+                    kind=kind,
                 )
             )
 

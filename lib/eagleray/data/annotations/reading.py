@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eagleray.core.errors import InputError
-from eagleray.data.annotations.coco import find_coco, find_coco_files
+from eagleray.data.annotations.coco_files import find_coco, find_coco_files
 from eagleray.data.annotations.faults import AnnotationFaults
 from eagleray.data.annotations.folder import Folder, list_folder, split_word
 from eagleray.data.annotations.mask_images import find_index_masks, find_instance_masks

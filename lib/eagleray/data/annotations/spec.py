@@ -11,7 +11,7 @@ from eagleray.io.spec_fields import ReadFields
 
 __all__ = ["ConvertSpec", "LabelFormatName"]
 
-LabelFormatName = Literal["coco", "voc", "yolo", "masks", "instances"]
+LabelFormatName = Literal["coco", "voc", "yolo", "masks", "instances", "panoptic"]
 RESULTS = "Results"
 
 
@@ -26,7 +26,7 @@ class ConvertSpec(ReadFields):
     )
     output: str = spec_field(..., RESULTS, "New folder or URI for the labels.", names=Names.OUTPUT)
     to: LabelFormatName = spec_field(
-        ..., RESULTS, "Format to write: coco, voc, yolo, masks or instances."
+        ..., RESULTS, "Format to write: coco, voc, yolo, masks, instances or panoptic."
     )
     copy_images: bool = spec_field(False, RESULTS, "Copy the images beside the labels.")
     column: str | None = spec_field(None, DATA, "Column of the image locations.")

@@ -13,11 +13,13 @@ from eagleray.tasks.annotation import TrueObject
 __all__ = ["write_coco"]
 
 
-def write_coco(images: Sequence[NamedImage], _losses: Losses) -> Iterator[tuple[str, bytes]]:
+def write_coco(images: Sequence[NamedImage], losses: Losses) -> Iterator[tuple[str, bytes]]:
     """Yield the JSON of each split; names of images are paths below `images/`.
 
-    COCO's JSON carries all that an annotation has, so nothing is lost.
+    COCO's JSON carries all that an annotation has but pixels of which nothing is said.
     """
+    kinds = [one.kind for image in images for one in image.annotation.objects]
+    losses["void pixels of an image, which are a crowd"] += kinds.count("void")
     categories = {label: number for number, label in enumerate(classes_of(images), 1)}
     for folder, members in split_folders(images).items():
         path = f"annotations/{folder}.json" if folder else "annotations.json"
@@ -30,6 +32,11 @@ def _content(images: Sequence[NamedImage], categories: Mapping[str, int]) -> dic
         for image_id, image in enumerate(images, 1)
         for one in image.annotation.objects
     ]
+    kinds = {
+        one.label: {"isthing": int(one.kind == "thing")}
+        for _, one in objects
+        if one.kind in ("thing", "stuff")
+    }
     return {
         "images": [
             {
@@ -44,7 +51,10 @@ def _content(images: Sequence[NamedImage], categories: Mapping[str, int]) -> dic
             {"id": number, "image_id": image_id, **_object(one, categories)}
             for number, (image_id, one) in enumerate(objects, 1)
         ],
-        "categories": [{"id": number, "name": label} for label, number in categories.items()],
+        "categories": [
+            {"id": number, "name": label, **kinds.get(label, {})}
+            for label, number in categories.items()
+        ],
     }
 
 

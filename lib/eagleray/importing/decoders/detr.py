@@ -13,7 +13,7 @@ from eagleray.importing.decoders.base import TINY, Candidates, DetectorOutputs, 
 from eagleray.importing.decoders.boxes import corners_of
 from eagleray.importing.operators import Operators
 
-__all__ = ["decode"]
+__all__ = ["decode", "num_exclusive_labels"]
 
 _WANTED = (
     "detr reads an output (1, Q, 4) of boxes and one (1, Q, C) or, with the background last, "
@@ -37,6 +37,23 @@ def decode(source: DetectorOutputs, operators: Operators) -> Candidates:
         source, operators, source.read(operators, scores), has_background=has_background
     )
     return Candidates(corners, logits, count)
+
+
+def num_exclusive_labels(source: DetectorOutputs) -> int | None:
+    """Return the number of scores of the softmax that is applied to a query's; None for a sigmoid.
+
+    Raises:
+        ValueError: If the outputs have another form.
+    """
+    length = source.shapes[_outputs(source)[1]][2]
+    activation = _activation(source, has_background=length > source.num_labels)
+    return length if activation == "softmax" else None
+
+
+def _activation(source: DetectorOutputs, *, has_background: bool) -> str:
+    if source.activation == "auto":
+        return "softmax" if has_background else "sigmoid"
+    return source.activation
 
 
 def _outputs(source: DetectorOutputs) -> tuple[str, str]:
@@ -63,9 +80,7 @@ def _logits(
     source: DetectorOutputs, operators: Operators, scores: str, *, has_background: bool
 ) -> str:
     """Return the logits of the labels, without the background."""
-    activation = source.activation
-    if activation == "auto":
-        activation = "softmax" if has_background else "sigmoid"
+    activation = _activation(source, has_background=has_background)
     is_probability = source.scores == "probabilities"
     if activation == "softmax" and not is_probability:
         scores = operators.add("Softmax", scores, axis=2)

@@ -91,7 +91,12 @@ def parse_url(url: str) -> Target:
         raise InputError(
             "The URL does not start with http:// or https://; nothing else is fetched."
         )
-    host = _canonical_host(parts.host or "")
+    if not parts.host:
+        raise InputError(
+            f"The URL has no host; write it behind {parts.scheme}://, as in "
+            f"{parts.scheme}://example.com/a.jpg."
+        )
+    host = _canonical_host(parts.host)
     port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
     if host is None or port == 0:
         raise InputError(

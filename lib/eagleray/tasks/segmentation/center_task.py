@@ -1,7 +1,8 @@
-"""What tasks share whose network tells objects apart by their centres.
+"""What tasks share whose network tells objects apart: by their centres, or by mask queries.
 
 The activated outputs of an image are maps, float32 (C + 3, H, W): the probabilities of C labels,
-the map of centres, and the offsets down and to the right to the centre of each pixel's object.
+the map of centres, and the offsets down and to the right to the centre of each pixel's object. A
+network of another program may have mask queries instead, see `mask_queries`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from eagleray.tasks.base import (
 from eagleray.tasks.exported import ExportedOutput
 from eagleray.tasks.segmentation.class_maps import within_image
 from eagleray.tasks.segmentation.grouping import NUM_PLACES, FoundObjects, group_pixels
+from eagleray.tasks.segmentation.mask_queries import MaskQueries
 from eagleray.tasks.segmentation.object_maps import ObjectMaps, join_object_maps, move_object_map
 from eagleray.tasks.segmentation.object_masks import OriginalObjects, objects_in_original
 
@@ -45,6 +47,7 @@ class CenterTask(Task):
 
     Attributes:
         max_objects: Largest number of objects of an image that are told apart.
+        queries: Form of the outputs of a network of mask queries; None for one of centres.
     """
 
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy_dice", "cross_entropy")
@@ -61,6 +64,7 @@ class CenterTask(Task):
     measures_training: ClassVar[bool] = False
 
     max_objects: Annotated[int, Field(ge=1, le=1000)] = 200
+    queries: MaskQueries | None = None
 
     @property
     @abstractmethod
@@ -73,16 +77,28 @@ class CenterTask(Task):
         """Those of the labels whose objects are told apart."""
 
     @property
+    def query_labels(self) -> tuple[str, ...]:
+        """Labels that a query may have."""
+        return self.apart
+
+    @property
     def num_outputs(self) -> int:
         """One logit for each label of pixels."""
         return len(self.pixel_labels)
 
     @property
     def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
-        """Maps of logits, of centres and of offsets."""
+        """Maps of logits, of centres and of offsets; or the scores and masks of queries."""
+        if self.queries is not None:
+            return {**self.queries.shapes(len(self.query_labels))}
         shapes = (self.num_outputs, 1, 2)
         names = self.output_names or ()
         return {name: (count, None, None) for name, count in zip(names, shapes, strict=True)}
+
+    @property
+    def has_exports(self) -> bool:
+        """Whether the network returns maps of labels, centres and offsets."""
+        return self.queries is None
 
     @property
     def is_thing(self) -> npt.NDArray[np.bool_]:
@@ -124,7 +140,13 @@ class CenterTask(Task):
     # --- prediction ---
 
     def activate(self, outputs: NetworkOutput) -> Tensor:
-        """Return probabilities of labels, centres and offsets as one tensor (N, C + 3, H, W)."""
+        """Return probabilities of labels, centres and offsets as one tensor (N, C + 3, H, W).
+
+        Queries become one tensor, too.
+        """
+        if self.queries is not None:
+            assert isinstance(outputs, Mapping)
+            return self.queries.activate(outputs)
         return self.finish_exported(self.exported_outputs(outputs))
 
     def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
@@ -171,6 +193,8 @@ class CenterTask(Task):
         """Return the means of the maps in the cells of a grid (N, num_values)."""
         from torch.nn import functional
 
+        if self.queries is not None:
+            return self.queries.summarize(outputs, _GRID)
         scales = outputs.new_ones(outputs.shape[1])
         scales[-2:] = _OFFSET_SCALE
         means = functional.adaptive_avg_pool2d(outputs, _GRID)
@@ -179,4 +203,6 @@ class CenterTask(Task):
     @property
     def num_values(self) -> int:
         """A value for each map and cell of the grid."""
+        if self.queries is not None:
+            return len(self.query_labels) * _GRID**2
         return (self.num_outputs + NUM_PLACES) * _GRID**2

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
@@ -29,6 +29,8 @@ __all__ = [
     "decode_mask",
     "decode_numbers",
     "encode_mask",
+    "enlarged_strips",
+    "frame_of_all",
     "join_maps",
     "likeliest_classes",
     "map_in_input",
@@ -49,20 +51,19 @@ _MAX_STRIP_VALUES = 2**22  # of probabilities that are enlarged at a time
 # --- from annotations ---------------------------------------------------------------------------
 
 
-def class_map(annotation: Annotation, labels: Sequence[str]) -> ClassMap:
+def class_map(annotation: Annotation, labels: Sequence[str], beside: int = 0) -> ClassMap:
     """Draw the masks of an image's objects, the later ones over the earlier ones.
-
-    Pixels without an object have the first label, the background.
 
     Args:
         annotation: The labelled objects; each has a mask of the image's size.
         labels: The labels, at most 255.
+        beside: Value of pixels without an object: the first label, the background, or `IGNORED`.
 
     Raises:
         InputError: If an object has no such mask, or a label that is not among `labels`.
     """
     height, width = annotation.height, annotation.width
-    flat = np.zeros(height * width, np.uint8)  # column by column, as the runs are
+    flat = np.full(height * width, beside, np.uint8)  # column by column, as the runs are
     index = {label: number for number, label in enumerate(labels)}
     for one in annotation.objects:
         if one.label not in index:
@@ -223,21 +224,51 @@ def likeliest_classes(probabilities: npt.NDArray[np.float32], frame: Frame) -> C
     Returns:
         uint8 array (height, width) of the original.
     """
-    known = within_image(probabilities, frame)
-    num_labels, rows, _ = known.shape
     classes = np.empty((frame.height, frame.width), np.uint8)
-    places = ((np.arange(frame.height) + 0.5) * (rows / frame.height) - 0.5).clip(0, rows - 1)
+    for strip, values in enlarged_strips(within_image(probabilities, frame), *classes.shape):
+        classes[strip] = np.argmax(values, axis=0)
+    return classes
+
+
+def enlarged_strips(
+    maps: npt.NDArray[np.float32], height: int, width: int
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """Enlarge maps by bilinear interpolation between pixel centres, a strip of rows at a time.
+
+    Args:
+        maps: float32 array (K, h, w) of one map or more.
+        height: Height of the enlarged maps in pixels.
+        width: Width of the enlarged maps in pixels.
+
+    Yields:
+        Rows, and the values of the maps there, float32 (K, num_rows, width).
+    """
+    num_maps, rows, _ = maps.shape
+    places = ((np.arange(height) + 0.5) * (rows / height) - 0.5).clip(0, rows - 1)
     above = places.astype(np.int64)
     below, shares = (above + 1).clip(max=rows - 1), (places - above).astype(np.float32)
-    count = max(1, _MAX_STRIP_VALUES // (num_labels * frame.width))
-    for start in range(0, frame.height, count):
+    count = max(1, _MAX_STRIP_VALUES // (num_maps * width))
+    for start in range(0, height, count):
         strip = slice(start, start + count)
         share = shares[None, strip, None]
-        values = known[:, above[strip]] * (1 - share) + known[:, below[strip]] * share
-        size = (frame.width, values.shape[1])
-        wide = [cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in values]
-        classes[strip] = np.argmax(np.stack(wide), axis=0)
-    return classes
+        values = maps[:, above[strip]] * (1 - share) + maps[:, below[strip]] * share
+        size = (width, values.shape[1])
+        yield (
+            strip,
+            np.stack([cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in values]),
+        )
+
+
+def frame_of_all(frame: Frame, rows: int, columns: int) -> Frame:
+    """Return the frame of a map that shows the whole image.
+
+    Args:
+        frame: The frame of the network's input.
+        rows: Height of the map in pixels.
+        columns: Width of the map in pixels.
+    """
+    scales = frame.width / columns, frame.height / rows
+    return Frame(frame.width, frame.height, *scales)
 
 
 def within_image(probabilities: npt.NDArray[np.float32], frame: Frame) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -30,9 +31,11 @@ from eagleray.tasks.segmentation.mask_observations import (
     observe_masks,
     shared_pixels,
 )
+from eagleray.tasks.segmentation.mask_queries import MaskQueries
 from eagleray.tasks.segmentation.object_maps import object_drawing
 from eagleray.tasks.segmentation.object_masks import encode_masks, numbers_of
 from eagleray.tasks.segmentation.pixel_task import BACKGROUND, require_size
+from eagleray.tasks.segmentation.query_objects import find_scored_masks
 from eagleray.tasks.segmentation.similarity import ScoredRegions, similarity_of_regions
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
@@ -132,8 +135,24 @@ class Instance(CenterTask, ObjectTask):
         if not np.isfinite(outputs).all():
             nothing = np.full((self.max_objects, ROW), np.nan, np.float32)
             return ObjectsPrediction(detections=nothing)
+        if self.queries is not None:
+            return self._prediction(*self._of_queries(self.queries, outputs, frame))
         found, whole = self._find(outputs, frame)
         return self._prediction(*self._detections(found, whole.numbers))
+
+    def _of_queries(
+        self, queries: MaskQueries, outputs: Outputs, frame: Frame
+    ) -> tuple[npt.NDArray[np.float32], list[Mask]]:
+        """Return what `_detections` does, of queries; their masks may overlap."""
+        rows = np.zeros((self.max_objects, ROW), np.float32)
+        masks: list[Mask] = []
+        size, least = (frame.height, frame.width), self.min_score
+        for one in islice(find_scored_masks(queries, outputs, *size, least), self.max_objects):
+            mask = encode_masks(one.pixels.view(np.uint8))[1]
+            x, y, width, height = mask.box
+            rows[len(masks)] = x, y, x + width, y + height, one.score, one.label
+            masks.append(Mask.model_construct(size=size, counts=mask.counts))
+        return rows, masks
 
     def _detections(
         self, found: FoundObjects, numbers: npt.NDArray[np.integer[Any]]

@@ -34,6 +34,7 @@ from eagleray.tasks.segmentation.class_maps import (
     within_image,
 )
 from eagleray.tasks.segmentation.grouping import FoundObjects
+from eagleray.tasks.segmentation.mask_queries import MaskQueries
 from eagleray.tasks.segmentation.object_maps import label_indices, object_drawing, object_map
 from eagleray.tasks.segmentation.object_masks import encode_masks
 from eagleray.tasks.segmentation.panoptic_metrics import (
@@ -44,14 +45,17 @@ from eagleray.tasks.segmentation.panoptic_metrics import (
 )
 from eagleray.tasks.segmentation.pixel_counts import confusion_of, count_labels, shares_to_counts
 from eagleray.tasks.segmentation.pixel_task import PixelTask, SharesPrediction, require_size
+from eagleray.tasks.segmentation.query_objects import find_query_segments
 from eagleray.tasks.segmentation.region_metrics import region_metrics, resampled_region_metrics
 from eagleray.tasks.segmentation.segments import (
     Segment,
+    SegmentMap,
     describe_counts,
     find_segments,
     segmentation_of,
 )
 from eagleray.tasks.segmentation.similarity import ScoredRegions, similarity_of_regions
+from eagleray.tasks.segmentation.things import find_things
 from eagleray.tasks.tensors import NamedTensor, TensorSpec, text_tensor
 
 if TYPE_CHECKING:
@@ -105,22 +109,19 @@ class Panoptic(CenterTask, PixelTask):
     def from_labels(cls, texts: Sequence[str], uris: Sequence[str] = ()) -> Self:
         """Take the background and the labels of all objects.
 
-        Things are the labels of which some image has several objects, crowds apart.
+        Things are the labels of which the data say so; where they say nothing, those of which some
+        image has several objects, crowds apart.
 
         Raises:
             InputError: If a text says no objects, there are none, or none is to be told apart.
         """
         labels = cls.labels_of(texts, uris)
-        found: set[str] = set()
-        for text in texts:
-            objects = parse_annotation(text).objects
-            counts = Counter(one.label for one in objects if not one.crowd)
-            found |= {label for label, count in counts.items() if count > 1}
+        found = find_things(map(parse_annotation, texts))
         things = tuple(label for label in labels[1:] if label in found)
         if not things:
             raise InputError(
-                "No image has two objects of one label, so there is nothing to tell apart; train a "
-                "semantic model."
+                "No label is a thing, and no image has two objects of one label: there is "
+                "nothing to tell apart; train a semantic model."
             )
         return cls(labels=labels, things=things)
 
@@ -133,6 +134,11 @@ class Panoptic(CenterTask, PixelTask):
     def apart(self) -> tuple[str, ...]:
         """The labels of things."""
         return self.things
+
+    @property
+    def query_labels(self) -> tuple[str, ...]:
+        """All labels but the background."""
+        return self.labels[1:]
 
     # --- observations ---
 
@@ -212,15 +218,48 @@ class Panoptic(CenterTask, PixelTask):
         """Group the pixels, and return the segments at the size of the original."""
         if not np.isfinite(outputs).all():
             return PanopticPrediction(shares=np.full(len(self.labels), np.nan, np.float32))
+        if self.queries is not None:
+            return self._of_queries(self.queries, outputs, frame)
         known = within_image(outputs, frame)
         found, whole = self._find(outputs, frame)
         segments = find_segments(whole.classes, whole.numbers, found.labels, self.is_thing)
-        masks = encode_masks(segments.ids)
+        scores = [
+            float(found.scores[thing - 1]) if thing else _score_of_stuff(known, found, label)
+            for label, thing in zip(
+                segments.labels.tolist(), segments.numbers.tolist(), strict=True
+            )
+        ]
+        return self._prediction(segments, scores)
+
+    def _of_queries(self, queries: MaskQueries, outputs: Outputs, frame: Frame) -> Prediction:
+        """Return the segments of queries; those of a stuff label are one, of the best score."""
+        found = find_query_segments(queries, outputs, frame.height, frame.width)
+        order = np.argsort(-found.scores, kind="stable")
+        numbers = np.zeros(1 + len(order), np.uint16)
+        numbers[1 + order] = np.arange(1, 1 + len(order))
+        labels, scores = found.labels[order] + 1, found.scores[order].tolist()
+        classes = np.concatenate([[0], labels])[numbers[found.numbers]]
+        is_apart = np.concatenate([[False], self.is_thing[labels]])
+        own = np.where(is_apart[numbers[found.numbers]], numbers[found.numbers], 0)
+        segments = find_segments(classes, own, labels, self.is_thing)
+        best = dict(zip(labels[::-1].tolist(), scores[::-1], strict=True))
+        listed = [
+            scores[thing - 1] if thing else best.get(label, 0.0)
+            for label, thing in zip(segments.labels, segments.numbers, strict=True)
+        ]
+        return self._prediction(segments, listed)
+
+    def _prediction(self, segments: SegmentMap, scores: Sequence[float]) -> PanopticPrediction:
+        """Return the prediction with the segments of one image.
+
+        Args:
+            segments: The segments.
+            scores: Score of each identifier, that of the background first.
+        """
         listed, pixels = [], np.zeros(len(self.labels))
-        for number, one in masks.items():
-            label, thing = int(segments.labels[number]), int(segments.numbers[number])
-            score = found.scores[thing - 1] if thing else _score_of_stuff(known, found, label)
-            listed.append(Segment(number, self.labels[label], float(score), one.area, *one.box))
+        for number, one in encode_masks(segments.ids).items():
+            label = int(segments.labels[number])
+            listed.append(Segment(number, self.labels[label], scores[number], one.area, *one.box))
             pixels[label] += one.area
         pixels[0] = segments.ids.size - pixels.sum()
         return PanopticPrediction(

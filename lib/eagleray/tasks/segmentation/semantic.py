@@ -15,6 +15,7 @@ from eagleray.imaging.geometry import Frame, Placement
 from eagleray.imaging.tiles import Window
 from eagleray.tasks.annotation import parse_annotation
 from eagleray.tasks.base import (
+    Floats,
     ImageLosses,
     LossOptions,
     NetworkOutput,
@@ -32,19 +33,28 @@ from eagleray.tasks.segmentation.class_maps import (
     IGNORED,
     ClassMap,
     ClassMaps,
+    class_map,
     decode_mask,
     encode_mask,
+    frame_of_all,
     join_maps,
     likeliest_classes,
     move_map,
 )
+from eagleray.tasks.segmentation.mask_queries import MaskQueries
 from eagleray.tasks.segmentation.pixel_counts import (
     confusion_of,
     confusions_in_batch,
     count_labels,
     shares_to_counts,
 )
-from eagleray.tasks.segmentation.pixel_task import PixelTask, SharesPrediction, require_size
+from eagleray.tasks.segmentation.pixel_task import (
+    BACKGROUND,
+    PixelTask,
+    SharesPrediction,
+    require_size,
+)
+from eagleray.tasks.segmentation.query_objects import label_scores
 from eagleray.tasks.segmentation.region_metrics import region_metrics, resampled_region_metrics
 from eagleray.tasks.segmentation.similarity import dice_of_maps
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
@@ -77,7 +87,15 @@ class MapPrediction(SharesPrediction):
 
 @register_task
 class Semantic(PixelTask):
-    """One label for every pixel."""
+    """One label for every pixel.
+
+    Attributes:
+        enlarges: What is enlarged to the original image before each pixel gets its likeliest label:
+            `probabilities`, or the `scores` of the network as they are.
+        shows_all: Whether the network's map shows the whole image, whatever its size and aspect
+            ratio, instead of the pixels of the input.
+        queries: Form of the outputs of a network of mask queries; None for a map of logits.
+    """
 
     metric_names: ClassVar[tuple[str, ...]] = ("mean_iou", "mean_dice")
     output_names: ClassVar[tuple[str, ...] | None] = ()
@@ -92,13 +110,36 @@ class Semantic(PixelTask):
     similarity_name: ClassVar[str | None] = "Dice coefficient"
 
     name: Literal["semantic"] = "semantic"
+    enlarges: Literal["probabilities", "scores"] = "probabilities"
+    shows_all: bool = False
+    queries: MaskQueries | None = None
 
     @property
     def network_outputs(self) -> dict[str, tuple[int | None, ...]]:
-        """A map of logits for each label."""
+        """A map of logits, or the scores and masks of queries."""
+        if self.queries is not None:
+            return {**self.queries.shapes(len(self.labels))}
         return {"logits": (self.num_outputs, None, None)}
 
+    @property
+    def has_background(self) -> bool:
+        """Whether the first label is that of pixels without an object.
+
+        Networks of other programs need not have such a label.
+        """
+        is_own = self.enlarges == "probabilities" and self.queries is None
+        return is_own or self.labels[0] == BACKGROUND
+
+    @property
+    def has_exports(self) -> bool:
+        """Whether the network returns a map of logits for the pixels of the input."""
+        return self.enlarges == "probabilities" and not self.shows_all and self.queries is None
+
     # --- targets ---
+
+    def _true_map(self, text: str) -> ClassMap:
+        beside = 0 if self.has_background else IGNORED
+        return class_map(parse_annotation(text), self.labels, beside)
 
     def open_targets(self, texts: Sequence[str], contract: ImageContract) -> Targets | None:
         """Return class maps, uint8 (N, H, W), which are drawn when they are read."""
@@ -145,8 +186,15 @@ class Semantic(PixelTask):
     # --- prediction ---
 
     def activate(self, outputs: NetworkOutput) -> Tensor:
-        """Return the softmax of logits (N, C, H, W): probabilities of every pixel's labels."""
-        return only_tensor(outputs).softmax(dim=1)
+        """Return the softmax of logits (N, C, H, W): probabilities of every pixel's labels.
+
+        Scores that are enlarged as they are stay so; queries become one tensor.
+        """
+        if self.queries is not None:
+            assert isinstance(outputs, Mapping)
+            return self.queries.activate(outputs)
+        scores = only_tensor(outputs)
+        return scores if self.enlarges == "scores" else scores.softmax(dim=1)
 
     def describe_exported(self, contract: ImageContract) -> tuple[ExportedOutput, ...]:
         """Return the probabilities of pixels."""
@@ -161,7 +209,15 @@ class Semantic(PixelTask):
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
         """Enlarge the probabilities to the original image, and take the most likely labels."""
         is_finite = bool(np.isfinite(outputs).all())
-        return self._prediction(likeliest_classes(outputs, frame), is_finite=is_finite)
+        return self._prediction(self._classes(outputs, frame), is_finite=is_finite)
+
+    def _classes(self, outputs: Outputs, frame: Frame) -> ClassMap:
+        """Return the most likely class of every pixel of the upright original image."""
+        if self.queries is not None:
+            outputs = label_scores(self.queries, outputs)
+        if self.shows_all or self.queries is not None:
+            frame = frame_of_all(frame, *outputs.shape[1:])
+        return likeliest_classes(outputs, frame)
 
     def join_tiles(self, width: int, height: int) -> TileJoiner:
         """Return what writes the class maps of tiles into that of the image."""
@@ -204,7 +260,24 @@ class Semantic(PixelTask):
         """Return the mean probabilities in the cells of a grid (N, num_values)."""
         from torch.nn import functional
 
+        if self.queries is not None:
+            return self.queries.summarize(outputs, _GRID)
+        if self.enlarges == "scores":
+            outputs = outputs.softmax(dim=1)
         return functional.adaptive_avg_pool2d(outputs, _GRID).flatten(1)
+
+    def mean_difference(self, outputs: Floats, expected: Floats) -> float:
+        """Return the mean difference of probabilities, also where scores are enlarged."""
+        if self.enlarges == "probabilities" and self.queries is None:
+            return super().mean_difference(outputs, expected)
+        pair = (self._summary(side) for side in (outputs, expected))
+        return super().mean_difference(next(pair), next(pair))
+
+    def _summary(self, outputs: Floats) -> Floats:
+        import torch
+
+        summary: Floats = self.summarize(torch.from_numpy(np.asarray(outputs, np.float32))).numpy()
+        return summary
 
     @property
     def num_values(self) -> int:
@@ -305,12 +378,14 @@ class Semantic(PixelTask):
     def drawing(self, prediction: Prediction, threshold: float | None) -> Drawing | None:
         """Return the mask, in which the background stays as it is."""
         assert isinstance(prediction, MapPrediction)
-        return Drawing(mask=prediction.mask)
+        if self.has_background:
+            return Drawing(mask=prediction.mask)
+        return Drawing(mask=_drawn(decode_mask(prediction.mask), has_background=False))
 
     def true_drawing(self, text: str) -> Drawing | None:
         """Return the true mask; ignored pixels stay as they are."""
         classes = self._true_map(text)
-        return Drawing(mask=encode_mask(np.where(classes == IGNORED, 0, classes).astype(np.uint8)))
+        return Drawing(mask=_drawn(classes, has_background=self.has_background))
 
     def response(
         self, prediction: Prediction, *, top_k: int, threshold: float | None
@@ -355,7 +430,7 @@ class _MapJoiner:
         if x1 == x2:  # the whole image, whose pixels the tiles see better
             return
         self.is_finite &= bool(np.isfinite(outputs).all())
-        seen = likeliest_classes(outputs, frame)
+        seen = self.task._classes(outputs, frame)
         left, top = window.left, window.top
         self.classes[y1:y2, x1:x2] = seen[y1 - top : y2 - top, x1 - left : x2 - left]
 
@@ -366,6 +441,13 @@ class _MapJoiner:
 def _confusions(outputs: Tensor, targets: Tensor) -> npt.NDArray[np.float64]:
     """Return the confusion matrices of images (N, C, C), in pixels."""
     return shares_to_counts(outputs.cpu().numpy(), targets.cpu().numpy())
+
+
+def _drawn(classes: ClassMap, *, has_background: bool) -> bytes:
+    """Return a map as it is drawn: 0 stays as the image is, such as the background."""
+    first = 0 if has_background else 1
+    values = classes.astype(np.uint16) + first
+    return encode_mask(np.where(classes == IGNORED, 0, values).astype(np.uint16))
 
 
 def _classes(prediction: Prediction) -> ClassMap:

@@ -62,9 +62,13 @@ def move_alias(
     registry, alias = job.registry, job.alias or CANDIDATE
     reference = f"{version.name}@{alias}"
     if registry.was_registered_as(version, alias):
-        return version, AliasDecision(alias, True, f"{reference} was moved before.", {})
+        return version, AliasDecision(
+            alias, True, f"{reference} points to it since an earlier attempt of this run.", {}
+        )
     if job.alias is not None:
-        decision = AliasDecision(alias, True, f"{reference} was named.", {})
+        decision = AliasDecision(
+            alias, True, f"{reference} points to it now, as the command names this alias.", {}
+        )
     else:
         decision = _decide(contender, version, did_not_learn)
     if decision.moved:
@@ -104,7 +108,12 @@ def _decide(
     if did_not_learn:
         return stays(f"the run of {version.reference} did not learn", force=bool(differences))
     if current is None:
-        return AliasDecision(CANDIDATE, True, f"{reference} was unset.", {})
+        return AliasDecision(
+            CANDIDATE,
+            True,
+            f"{reference} pointed to no version before, and points to this one now.",
+            {},
+        )
     if differences:
         what = "; ".join(differences)
         return stays(f"{version.reference} is another kind of model ({what})", force=True)
