@@ -235,8 +235,8 @@ def compare(
         exported: Activated outputs and predictions of the exported model.
         tolerance: What is allowed.
     """
-    (expected, predictions), (found, found_predictions) = original, exported
-    found, expected = _summaries(task, found), _summaries(task, expected)
+    (expected_outputs, predictions), (found_outputs, found_predictions) = original, exported
+    found, expected = _summaries(task, found_outputs), _summaries(task, expected_outputs)
     images = tuple(
         ComparedImage(
             uri,

@@ -17,7 +17,6 @@ from eagleray.compression.calibration import decode_sample
 from eagleray.compression.quantization import QuantizedGraph, quantize_graph
 from eagleray.core.errors import InputError, JobFailedError
 from eagleray.data.labelled import read_labelled
-from eagleray.exports import job as export_job
 from eagleray.exports.compare import MIN_SIMILARITY, Comparison
 from eagleray.exports.files import ExportFacts
 from eagleray.exports.job import open_export, run_export
@@ -164,7 +163,7 @@ def test_an_export_with_other_masks_is_refused_with_the_worst_image(
         outputs = load(file, **words)
         return np.roll(outputs, 6, axis=3) if outputs.ndim == 4 else outputs
 
-    monkeypatch.setattr(export_job.np, "load", moved)
+    monkeypatch.setattr(np, "load", moved)
     with pytest.raises(JobFailedError, match=r"has a mean Dice coefficient of 0\.\d+ with the"):
         export(semantic, tmp_path, disks)
     assert not (tmp_path / "export").exists()
@@ -205,7 +204,7 @@ def mean_similarity(one: ModelPackage, other: ModelPackage, data: Path, cache: P
         for model in (one, other)
     ]
     pairs = zip(*sides, strict=True)
-    found = [one.task.similarity(a.prediction, b.prediction) for a, b in pairs]  # type: ignore[arg-type]
+    found = [one.task.similarity(a.prediction, b.prediction) for a, b in pairs]
     return float(np.mean(found))
 
 
