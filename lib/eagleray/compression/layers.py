@@ -31,7 +31,8 @@ def quantized_layers(quantized: Any, original: Any) -> dict[str, str]:
         source = producers.get(now[node.name].input[1])
         if source is not None and source.op_type == _DEQUANTIZE:
             name = node.input[1] if node.input[1].endswith(".weight") else node.name
-            found[node.name] = name.removeprefix("module.").removesuffix(".weight")
+            path = name.removeprefix("network.")  # around a network with several outputs
+            found[node.name] = path.removeprefix("module.").removesuffix(".weight")
     return found
 
 
