@@ -73,7 +73,7 @@ class FasterRCNN(nn.Module):
             and `background` (N, P), which is a logit too; `proposals` (N, P, 4) like boxes, and
             `deltas` (N, P, 4), by which the boxes differ from them. Of the first stage `anchors`
             (N, A, 4) like boxes, `objectness` (N, A), a logit, and `anchor_deltas` (N, A, 4), by
-            which what it proposes differs from the anchors, as `models.anchors` describes it.
+            which what it proposes differs from the anchors, as `networks.anchors` describes it.
         """
         maps = self.backbone(images)
         levels = list(self.neck({layer: maps[layer] for layer in self._layers}).values())

@@ -40,7 +40,7 @@ class Proposals(NamedTuple):
             input and within it, best first.
         anchors: Anchors (A, 4), like boxes.
         objectness: A logit of each anchor (N, A).
-        deltas: How a box differs from each anchor (N, A, 4), as `models.anchors` describes it.
+        deltas: How a box differs from each anchor (N, A, 4), as `networks.anchors` describes it.
     """
 
     boxes: Tensor

@@ -58,7 +58,7 @@ class RetinaNet(nn.Module):
         Returns:
             `boxes` (N, A, 4) as x1, y1, x2, y2 in pixels of the input, `logits` (N, A, num_labels),
             `anchors` (N, A, 4) like boxes, and `deltas` (N, A, 4), by which the boxes differ from
-            them, as `models.anchors` describes them.
+            them, as `networks.anchors` describes them.
         """
         parts, anchors = [], []
         levels = self.neck(self.backbone(images))

@@ -70,7 +70,7 @@ class SSDLite(nn.Module):
         Returns:
             `boxes` (N, A, 4) as x1, y1, x2, y2 in pixels of the input, `logits` (N, A, num_labels)
             and `background` (N, A), which is a logit too; `anchors` (N, A, 4) like boxes; and
-            `deltas` (N, A, 4), by which the boxes differ from them, as `models.anchors` describes
+            `deltas` (N, A, 4), by which the boxes differ from them, as `networks.anchors` describes
             them.
         """
         maps = self._maps(images)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from eagleray.core.errors import InputError
 from eagleray.imaging import decode, named_contract
 from eagleray.models.architectures import Architecture, default_contract
 from eagleray.models.building import build, build_on_meta, check_fits, find_head, replace_head
@@ -18,7 +19,7 @@ from eagleray.models.networks.fcos import FCOS
 from eagleray.models.networks.retinanet import RetinaNet
 from eagleray.models.networks.ssdlite import SSDLite
 from eagleray.models.package import create_package
-from eagleray.tasks import Detection
+from eagleray.tasks import Detection, Instance
 from eagleray.tasks.base import LossOptions
 from tests.support.detection import write_shapes
 from tests.support.models import LINEAGE
@@ -115,6 +116,12 @@ def test_other_labels_replace_the_last_layer_alone(prefix: str, head: str, num_l
     again = network(prefix, 3)
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     assert shapes == {name: value.shape for name, value in again.state_dict().items()}
+
+
+def test_a_task_with_masks_refuses_a_detector_in_one_sentence() -> None:
+    architecture = Architecture(name="fasterrcnn/resnet20", num_outputs=3)
+    with pytest.raises(InputError, match=r"boxes, .* needs the tensors centers, labels, offsets"):
+        check_fits(architecture, 32, 32, task=Instance(labels=("a", "b")))
 
 
 def test_contracts_show_the_whole_image() -> None:

@@ -84,6 +84,16 @@ def test_between_the_limits_an_anchor_does_not_count_and_a_proposal_does() -> No
     assert loss(targets, logits=changed["logits"]) < loss(targets) - 1
 
 
+def test_a_proposal_that_overlaps_an_object_little_is_of_the_background() -> None:
+    targets = objects((61.0, 61, 62, 62, 0, OBJECT))  # in the box 4
+    changed = right()["logits"].clone()
+    changed[0, 4, 0] = SURE
+    assert loss(targets, logits=changed) == loss(targets)
+    objectness = right()["objectness"].clone()
+    objectness[0, 4] = SURE  # its anchor is the best one that there is
+    assert loss(targets, objectness=objectness) < loss(targets) - 1
+
+
 def test_crowds_are_neither_right_nor_wrong() -> None:
     whole = (0.0, 0, 64, 64, 0, CROWD)
     wrong = {"objectness": torch.full((1, 5), 6.0), "background": torch.full((1, 5), -6.0)}

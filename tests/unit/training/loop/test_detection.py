@@ -125,13 +125,13 @@ def test_two_workers_train_a_detector_with_two_stages_as_one_does(
     shapes: Path, tmp_path: Path
 ) -> None:
     spec = detection_spec(
-        shapes, architecture=TWO_STAGES, horizontal_flip=True, checkpoint_steps=1, epochs=2
+        shapes, architecture=TWO_STAGES, horizontal_flip=True, checkpoint_steps=1, batch_size=4
     )
     whole, _ = train_in_process(spec, tmp_path / "whole")
     two = train_as_two(spec, tmp_path / "two")
     assert two.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
-    assert len(whole.losses) == 4
-    train_until(spec, tmp_path / "stopped", 3)
+    assert len(whole.losses) == 9
+    train_until(spec, tmp_path / "stopped", 4)
     again, _ = train_in_process(spec, tmp_path / "stopped")
     assert again.losses == pytest.approx(whole.losses, rel=SAME_LOSS)
     last = [one.epochs[-1]["validation_loss"] for one in (whole, two, again)]
