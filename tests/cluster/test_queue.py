@@ -18,7 +18,7 @@ __all__ = ["place"]
 
 LARGE, SMALL = 2000, 20
 MODEL = ["--model", "random:resnet18", "--precision", "float32", "--engine", "eager"]
-MAX_SECONDS = 60  # to the first result; the aim is 30, on a machine that does nothing else
+MAX_SECONDS = 120  # to the first result on a busy machine; the aim is 30, where nothing else runs
 
 
 def submit(place: Place, photos: Path, output: str) -> str:

@@ -130,6 +130,5 @@ def test_a_drained_node_begins_nothing(tmp_path: Path) -> None:
         outcomes[name] = ended.value
     print(outcomes)
     assert outcomes["kill"].done == outcomes["drain"].done == NUM_SHARDS
-    assert outcomes["drain"].begun_after_notice == 0
-    # A summary that has not left the node yet is lost with it, and its shard is asked for again.
-    assert outcomes["drain"].repeated <= 1
+    assert outcomes["kill"].repeated >= 1  # what the worker had in progress
+    assert (outcomes["drain"].begun_after_notice, outcomes["drain"].repeated) == (0, 0)

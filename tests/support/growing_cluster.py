@@ -29,8 +29,8 @@ _SECONDS_TO_START = 120
 _IDLE_MINUTES = 0.1
 _OBJECT_STORE = 80 * 2**20  # bytes of a node; Ray takes no less
 
-CPU_NODES: Mapping[str, Any] = {"cpu": {"resources": {"CPU": 1}, "max_workers": 2}}
-GPU_NODES: Mapping[str, Any] = {"gpu": {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 2}}
+CPU_NODES: Mapping[str, Any] = {"cpu": {"resources": {"CPU": 1}, "max_workers": 3}}
+GPU_NODES: Mapping[str, Any] = {"gpu": {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 3}}
 
 
 @dataclass

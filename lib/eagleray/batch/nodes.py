@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, Final
 
-from eagleray.core.errors import InputError, UnsupportedError
+from eagleray.core.errors import UnsupportedError, UserError
 from eagleray.core.types import Precision
 from eagleray.models.package import ModelManifest
 
@@ -91,6 +91,6 @@ def _fault(engine: str, precision: Precision, manifest: ModelManifest, uses_gpu:
         require_engine(engine, manifest, device, precision)
         if not uses_gpu:
             require_precision_here(engine, precision)
-    except InputError as error:
+    except UserError as error:
         return str(error)
     return ""
