@@ -16,7 +16,7 @@ from eagleray.models.package import ModelPackage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["export_graph", "require_graph_outputs", "zero_inputs"]
+__all__ = ["export_graph", "require_graph_outputs", "require_no_pixels", "zero_inputs"]
 
 # From 21 on ONNX Runtime gives the quantizers that it moves a type, contradicts it where it turns
 # int8 into uint8, and refuses the graph that it has made.
@@ -81,8 +81,7 @@ def require_graph_outputs(package: ModelPackage) -> None:
     from eagleray.models.network import ImageNetwork
 
     package.require_pytorch()
-    if any(len(shape) == 3 for shape in package.task.network_outputs.values()):
-        raise _has_pixels(package)
+    require_no_pixels(package)
     if package.task.output_names:
         return
     network = ImageNetwork(package.build_module(), package.contract).eval()
@@ -94,6 +93,16 @@ def require_graph_outputs(package: ModelPackage) -> None:
             "exports and quantized models have one; serve it as it is by `eagleray serve`."
         )
     if outputs.ndim != 2:
+        raise _has_pixels(package)
+
+
+def require_no_pixels(package: ModelPackage) -> None:
+    """Refuse a model whose task has outputs for every pixel.
+
+    Raises:
+        InputError: If it has.
+    """
+    if any(len(shape) == 3 for shape in package.task.network_outputs.values()):
         raise _has_pixels(package)
 
 

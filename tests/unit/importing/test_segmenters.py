@@ -28,6 +28,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
 from eagleray.io.http import UrlPolicy
 from eagleray.io.storage import S3Options, read_bytes
+from eagleray.models.graph_export import require_no_pixels
 from eagleray.models.package import ModelPackage, read_package, write_package
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
@@ -173,6 +174,11 @@ def test_a_package_is_written_read_and_verified(settings: Settings, tmp_path: Pa
     assert again.digest == package.digest
     report = verify_package(str(tmp_path / "package"))
     assert report.passed, report.checks
+
+
+def test_an_export_of_pixels_is_refused(settings: Settings) -> None:
+    with pytest.raises(InputError, match="has outputs for every pixel, and exports"):
+        require_no_pixels(imported(pixel_network(), settings))
 
 
 def test_pixels_without_an_object_count_only_with_a_background(settings: Settings) -> None:
@@ -356,7 +362,7 @@ def test_a_segformer_gives_each_pixel_the_label_of_transformers(
             outputs, target_sizes=[image.size[::-1]]
         )
         found = mask_of(package, image)
-        # Transformers' resize rounds pixels in another way, which a random network does not forgive.
+        # Transformers' resize rounds otherwise, which a random network does not forgive.
         least = 0.998 if size == (64, 64) else 0.98
         assert (found == wanted.numpy()).mean() >= least
         seen |= set(np.unique(found).tolist())
