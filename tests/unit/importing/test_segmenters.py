@@ -196,7 +196,7 @@ def test_pixels_without_an_object_count_only_with_a_background(settings: Setting
     [
         ({}, {"labels": ("a", "b")}, r"has one \(1, C, h, w\) of scores, with C = 2 labels"),
         ({}, {"scores": "probabilities"}, "and probabilities are from 0 to 1"),
-        ({}, {"task": "instance"}, "an? instance model needs a decoder; name mask2former or"),
+        ({}, {"task": "instance"}, "an instance model needs a decoder; name mask2former or"),
         ({}, {"decoder": "yolo"}, "a decoder yolo is of the task detection"),
         ({}, {"decoder": "maskformer"}, "maskformer reads one"),
         ({}, {"stretch": False}, "takes the whole image; name stretch or letterbox"),
