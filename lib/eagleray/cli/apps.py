@@ -232,10 +232,11 @@ def set_webhook(
             )
             return
         from eagleray.cli.webhooks import check_labels
+        from eagleray.registry.registry import Registry
 
         applications = _open()
         secret = applications.set_webhook(name, url, limit or ())
-        doubts = check_labels(applications.get(name), limit or ())
+        doubts = check_labels(applications.get(name), limit or (), Registry(read_settings()))
         if json_output:
             console.emit({"application": name, "secret": secret, "warnings": doubts})
             return

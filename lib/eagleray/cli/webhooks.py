@@ -14,7 +14,7 @@ from eagleray.tasks.limits import CountLimit
 __all__ = ["check_labels"]
 
 
-def check_labels(application: Application, limits: Sequence[str]) -> list[str]:
+def check_labels(application: Application, limits: Sequence[str], registry: Registry) -> list[str]:
     """Return a sentence for each limit that no model of an application's pins can exceed.
 
     An application may call other models as well, so an unknown label is no error.
@@ -22,13 +22,13 @@ def check_labels(application: Application, limits: Sequence[str]) -> list[str]:
     Args:
         application: The application.
         limits: The limits as written, such as `person>10`.
+        registry: The registry.
     """
     if not application.pins:
         return [
             f"{application.name} is pinned to no model, so the labels of its limits are not "
             "compared with those of a model; check their spelling."
         ]
-    registry = Registry()
     tasks = {model: _task(registry, model, target) for model, target in application.pins.items()}
     known = [one for one in tasks.values() if one is not None and one.counts_objects]
     labels = sorted({label for task in known for label in task.labels})

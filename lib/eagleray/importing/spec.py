@@ -210,15 +210,13 @@ class ImportSpec(S3Fields):
             )
         if not known:
             return
+        article = "an" if self.task == "instance" else "a"
+        model = "a detector" if self.task == "detection" else f"{article} {self.task} model"
         if not (self.stretch or self.letterbox):
-            raise ValueError(
-                f"a {self.task} model takes the whole image; name stretch or letterbox"
-            )
+            raise ValueError(f"{model} takes the whole image; name stretch or letterbox")
         if self.decoder is None and self.task != "semantic":
             *first, last = known
-            raise ValueError(
-                f"a {self.task} model needs a decoder; name {', '.join(first)} or {last}"
-            )
+            raise ValueError(f"{model} needs a decoder; name {', '.join(first)} or {last}")
         if self.decoder in _MASK_DECODERS and not self.stretch:
             raise ValueError(f"masks of {self.decoder} show the whole input; name stretch")
 

@@ -200,6 +200,17 @@ def test_logits_of_a_detector_that_are_promised_as_probabilities_are_refused(
         imported(detector({"y": (20, 7)}), settings, "yolo")
 
 
+@pytest.mark.parametrize(("num_scores", "end"), [(3, "Sigmoid"), (4, "Softmax")])
+def test_probabilities_that_are_promised_as_logits_are_refused(
+    settings: Settings, num_scores: int, end: str
+) -> None:
+    content = detector({"logits": (9, num_scores), "boxes": (9, 4)}, ends={"logits": end})
+    with pytest.raises(InputError, match=r"scores that are all from 0 to 1.*--scores probabilit"):
+        imported(content, settings, "detr")
+    package = imported(content, settings, "detr", scores="probabilities")
+    assert package.task.labels == LABELS
+
+
 @pytest.mark.parametrize("num_scores", [3, 4])
 def test_detr_has_relative_boxes(settings: Settings, num_scores: int) -> None:
     outputs: Outputs = {"hidden": (9, 16), "logits": (9, num_scores), "pred_boxes": (9, 4)}
@@ -338,7 +349,7 @@ def test_an_output_whose_shape_is_open_is_refused(settings: Settings) -> None:
         ({"stretch": False}, "a detector takes the whole image; name stretch or letterbox"),
         ({"letterbox": True}, "stretch and letterbox exclude each other"),
         ({"decoder": None}, "a detector needs a decoder; name nanodet, yolo or detr"),
-        ({"task": "multiclass"}, "a decoder is of the task detection"),
+        ({"task": "multiclass"}, "a decoder yolo is of the task detection"),
         ({"threshold": 2}, "threshold"),
     ],
 )

@@ -12,16 +12,21 @@ import pytest
 import torch
 
 from eagleray import Predictor
+from eagleray.compression.prepare import open_quantization
+from eagleray.compression.spec import QuantizeSpec
 from eagleray.core.errors import InputError, OutageError, PackageError
 from eagleray.core.settings import Settings
 from eagleray.imaging import decode
 from eagleray.importing.hosted import import_hosted, is_hosted
 from eagleray.importing.spec import ImportSpec
 from eagleray.inference.choice import require_engine
+from eagleray.inference.latency import measure_latency
+from eagleray.models.cost import ModelCost, manifest_cost
 from eagleray.models.hosted import HostedNetwork
 from eagleray.models.package import ModelPackage, read_package, write_package
 from tests.support.images import encode
 from tests.support.inference_server import SIDE, ModelServer, model_server, scores_of
+from tests.support.models import registry_in
 
 IMAGES = [
     encode(np.random.default_rng(seed).integers(0, 256, (3, 2, 3), np.uint8).repeat(20, 0))
@@ -195,7 +200,7 @@ def test_the_key_of_the_host_is_sent_and_kept_secret(
         ({}, {"scores": "auto"}, "name --scores logits or probabilities"),
         ({"answer": [1.0]}, {}, "gives 1 numbers for"),
         ({"answer": "text"}, {}, "gives 0 numbers for"),
-        ({}, {"task": "detection", "decoder": "yolo"}, "A hosted model is no detector"),
+        ({}, {"task": "detection", "decoder": "yolo"}, "not of the task detection; import its"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(
@@ -239,3 +244,26 @@ def test_what_needs_weights_is_refused(server: ModelServer) -> None:
 )
 def test_the_url_of_a_model_is_told_from_a_file(file: str, hosted: bool) -> None:
     assert is_hosted(file) == hosted
+
+
+def test_nothing_of_the_network_is_said_but_that_a_server_runs_it(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    package = imported(server)
+    assert manifest_cost(package.manifest) == ModelCost(None, None)
+    latency = measure_latency(package, seconds=0.1)
+    assert (latency.engine, latency.precision) == ("hosted", "float32")
+
+
+def test_a_quantization_is_refused_before_images_are_asked_for(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    registry = registry_in(tmp_path)
+    version = registry.register(imported(server))
+    with pytest.raises(InputError, match="is run by another server, so its network is not here"):
+        open_quantization(QuantizeSpec.make({"model": version.reference}), registry.settings)
+
+
+def test_a_segmenter_is_not_asked_of_a_server(server: ModelServer) -> None:
+    with pytest.raises(InputError, match="not of the task semantic; import its ONNX file"):
+        imported(server, task="semantic")

@@ -180,7 +180,7 @@ def test_the_code_on_the_page_reads_what_the_model_predicts(registry: Registry) 
     async def test(app: RunningApp) -> None:
         page = (await app.client.get("/")).text
         assert '<option value="digits" data-member="label">' in page
-        assert '<option value="ages" data-member="value">' in page
+        assert '<option value="ages" data-member="value" selected>' in page
         assert "${more}).${member}`" in page
 
     with_service(registry, test)

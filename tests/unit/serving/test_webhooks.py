@@ -16,10 +16,11 @@ import pytest
 from typer.testing import CliRunner
 
 from eagleray.cli.apps import apps_app
+from eagleray.cli.webhooks import check_labels
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.database.store import open_database
 from eagleray.serving.applications import Applications
-from eagleray.serving.routing import Webhook
+from eagleray.serving.routing import Application, Webhook
 from eagleray.serving.webhook_policy import webhook_policy
 from eagleray.serving.webhooks import Webhooks, sign
 from eagleray.tasks import Detection, Multiclass
@@ -295,7 +296,24 @@ def test_the_command_prints_the_secret_and_refuses_half_a_request(
     assert made.exit_code == 0, made.output
     found = applications.get("shop").webhook
     assert found is not None
-    assert json.loads(made.stdout) == {"application": "shop", "secret": found.secret}
+    printed = json.loads(made.stdout)
+    assert (printed["application"], printed["secret"]) == ("shop", found.secret)
+    (warning,) = printed["warnings"]
+    assert warning.startswith("shop is pinned to no model, so the labels of its limits are not")
     assert "Name either a URL, or --remove." in run().output
-    assert run("--remove").exit_code == 0
+    assert "The webhook of shop is removed; a running service stops" in run("--remove").output
     assert applications.get("shop").webhook is None
+
+
+def test_labels_are_compared_with_those_of_pinned_models(tmp_path: Path) -> None:
+    registry = registry_in(tmp_path)
+    registry.register(detector_package())
+    limits = ("cell>3", "cel>3")
+    pinned = Application("shop", None, {"found": "1"}, None)
+    (doubt,) = check_labels(pinned, limits, registry)
+    assert doubt == (
+        "No model that shop is pinned to (found) finds objects with the label 'cel', but cell: the "
+        "webhook is told of cel>3 only by other models."
+    )
+    gone = Application("shop", None, {"found": "7"}, None)
+    assert len(check_labels(gone, limits, registry)) == 2

@@ -61,14 +61,13 @@ def move_alias(
     job = contender.job
     registry, alias = job.registry, job.alias or CANDIDATE
     reference = f"{version.name}@{alias}"
+    moved = f"{reference} points to {version.reference}"
     if registry.was_registered_as(version, alias):
         return version, AliasDecision(
-            alias, True, f"{reference} points to it since an earlier attempt of this run.", {}
+            alias, True, f"{moved}, since an earlier attempt of this run.", {}
         )
     if job.alias is not None:
-        decision = AliasDecision(
-            alias, True, f"{reference} points to it now, as the command names this alias.", {}
-        )
+        decision = AliasDecision(alias, True, f"{moved}, as the command names this alias.", {})
     else:
         decision = _decide(contender, version, did_not_learn)
     if decision.moved:
@@ -96,6 +95,7 @@ def _decide(
     reference = f"{name}@{CANDIDATE}"
     number = registry.alias_target(name, CANDIDATE)
     current = None if number is None else registry.get(name, version=number)
+    moved = f"{reference} points to {version.reference}"
     place = "unset" if current is None else f"at {current.reference}"
 
     def stays(why: str, *, force: bool = False) -> AliasDecision:
@@ -111,7 +111,7 @@ def _decide(
         return AliasDecision(
             CANDIDATE,
             True,
-            f"{reference} pointed to no version before, and points to this one now.",
+            f"{moved}; it pointed to none before.",
             {},
         )
     if differences:
@@ -135,4 +135,4 @@ def _decide(
     )
     if not judge.is_better(found.value, found.other_value):
         return stays(figures)
-    return AliasDecision(CANDIDATE, True, f"{figures[0].upper()}{figures[1:]}.", evidence)
+    return AliasDecision(CANDIDATE, True, f"{moved}: {figures}.", evidence)

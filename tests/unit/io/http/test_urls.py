@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eagleray.core.errors import InputError
+from eagleray.io.http.urls import parse_url
 from tests.support.http_site import (
     Site,
     fetch,
@@ -111,3 +112,9 @@ def test_names_arrive_at_the_server(site: Site, path: str, asked: str) -> None:
     with pytest.raises(FileNotFoundError):
         fetch(site.url(path).replace("a.jpg", "b.jpg"), policy())
     assert list(site.asked) == [asked.replace("a.jpg", "b.jpg")]
+
+
+@pytest.mark.parametrize("url", ["http:///a", "https://", "https://:8443/a"])
+def test_a_url_without_a_host_says_so(url: str) -> None:
+    with pytest.raises(InputError, match=r"The URL has no host; write it behind https?://"):
+        parse_url(url)

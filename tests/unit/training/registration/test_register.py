@@ -142,7 +142,8 @@ def test_the_old_candidate_is_measured_on_new_test_images_that_it_was_not_traine
     assert not shared.counts
     assert second.tested.record.counts
     assert second.alias.moved
-    assert f"On the same {num_clean} test images accuracy of seeds/2 is" in second.alias.reason
+    moved = f"seeds@candidate points to seeds/2: on the same {num_clean} test images accuracy of"
+    assert moved in second.alias.reason
     (_, change) = registry_in(home).history.changes("seeds", "candidate")
     assert change.evidence["images"] == num_clean
     assert change.evidence["value"] > change.evidence["current"]
