@@ -30,7 +30,7 @@ from eagleray.exports.process import CONVERT, RUN, Limits, run_step
 from eagleray.exports.spec import ExportSpec
 from eagleray.inference.predictor import Predictor
 from eagleray.io import storage
-from eagleray.models.graph_export import require_graph_outputs, require_no_pixels
+from eagleray.models.graph_export import require_graph_outputs
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.references import LoadedModel
 from eagleray.registry.registry import Registry
@@ -140,9 +140,7 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             f"Model {manifest.name!r} has several outputs ({', '.join(names)}), and "
             f"{exporter.title} exports have one; export it to {able}."
         )
-    if manifest.has_graph:
-        require_no_pixels(package)
-    else:
+    if not manifest.has_graph:
         require_graph_outputs(package)
 
 

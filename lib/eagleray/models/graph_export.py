@@ -16,7 +16,7 @@ from eagleray.models.package import ModelPackage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["export_graph", "require_graph_outputs", "require_no_pixels", "zero_inputs"]
+__all__ = ["export_graph", "require_graph_outputs", "zero_inputs"]
 
 # From 21 on ONNX Runtime gives the quantizers that it moves a type, contradicts it where it turns
 # int8 into uint8, and refuses the graph that it has made.
@@ -81,13 +81,8 @@ def require_graph_outputs(package: ModelPackage) -> None:
     from eagleray.models.network import ImageNetwork
 
     package.require_pytorch()
-<<<<<<< HEAD
     task = package.task
     if task.output_names:
-=======
-    require_no_pixels(package)
-    if package.task.output_names:
->>>>>>> imports
         return
     network = ImageNetwork(package.build_module(), package.contract).eval()
     with torch.inference_mode():
@@ -105,28 +100,6 @@ def require_graph_outputs(package: ModelPackage) -> None:
             f"exports and quantized models of the task {task.name} have {len(shape)}; serve it as "
             "it is by `eagleray serve`."
         )
-<<<<<<< HEAD
-=======
-    if outputs.ndim != 2:
-        raise _has_pixels(package)
-
-
-def require_no_pixels(package: ModelPackage) -> None:
-    """Refuse a model whose task has outputs for every pixel.
-
-    Raises:
-        InputError: If it has.
-    """
-    if any(len(shape) == 3 for shape in package.task.network_outputs.values()):
-        raise _has_pixels(package)
-
-
-def _has_pixels(package: ModelPackage) -> InputError:
-    return InputError(
-        f"Model {package.manifest.name!r} has outputs for every pixel, and exports and "
-        "quantized models have one row for each image; serve it as it is by `eagleray serve`."
-    )
->>>>>>> imports
 
 
 def zero_inputs(package: ModelPackage, batch_size: int) -> tuple[Tensor, ...]:

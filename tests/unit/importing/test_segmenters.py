@@ -22,14 +22,16 @@ from eagleray.batch.spec import PredictSpec
 from eagleray.cli.console import Console
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
+from eagleray.exports.job import open_export
+from eagleray.exports.spec import ExportSpec
 from eagleray.importing.job import import_network
 from eagleray.importing.spec import ImportSpec
 from eagleray.inference.predictor import Predictor
 from eagleray.inference.verification import verify_package
 from eagleray.io.http import UrlPolicy
 from eagleray.io.storage import S3Options, read_bytes
-from eagleray.models.graph_export import require_no_pixels
 from eagleray.models.package import ModelPackage, read_package, write_package
+from eagleray.registry.references import LoadedModel
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
 from eagleray.tasks.detection.object_task import ObjectsPrediction
@@ -176,9 +178,11 @@ def test_a_package_is_written_read_and_verified(settings: Settings, tmp_path: Pa
     assert report.passed, report.checks
 
 
-def test_an_export_of_pixels_is_refused(settings: Settings) -> None:
-    with pytest.raises(InputError, match="has outputs for every pixel, and exports"):
-        require_no_pixels(imported(pixel_network(), settings))
+def test_an_export_is_refused(settings: Settings, tmp_path: Path) -> None:
+    model = LoadedModel("sky", imported(pixel_network(), settings))
+    spec = ExportSpec(model="sky", format="onnx", output=str(tmp_path / "export"))
+    with pytest.raises(InputError, match="imported with outputs that exports do not describe"):
+        open_export(spec, model, settings)
 
 
 def test_pixels_without_an_object_count_only_with_a_background(settings: Settings) -> None:

@@ -130,14 +130,9 @@ def test_segments_are_those_of_transformers_and_stuff_is_one(kind: str, seed: in
     pairs += [(label, best[label]) for label in best if label not in THINGS]
     found = sorted((one.label, one.score) for one in prediction.segments)
     assert [label for label, _ in found] == [label for label, _ in sorted(pairs)]
-<<<<<<< HEAD
     assert [score for _, score in found] == pytest.approx(
         [score for _, score in sorted(pairs)], abs=1e-5
     )
-=======
-    for (_, score), (_, expected_score) in zip(found, sorted(pairs), strict=True):
-        assert score == pytest.approx(expected_score, abs=1e-5)
->>>>>>> imports
     for number, one in told.items():
         if LABELS[one["label_id"]] in THINGS:
             own = ids[fused == number]
