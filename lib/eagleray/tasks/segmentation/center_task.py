@@ -24,6 +24,7 @@ from eagleray.tasks.base import (
     Outputs,
     Targets,
     Task,
+    only_tensor,
 )
 from eagleray.tasks.exported import ExportedOutput
 from eagleray.tasks.segmentation.class_maps import within_image
@@ -144,14 +145,16 @@ class CenterTask(Task):
 
         Queries become one tensor, too.
         """
-        if self.queries is not None:
-            assert isinstance(outputs, Mapping)
-            return self.queries.activate(outputs)
         return self.finish_exported(self.exported_outputs(outputs))
 
     def exported_outputs(self, outputs: NetworkOutput) -> NetworkOutput:
-        """Return the probabilities of labels, and the maps of centres and offsets as they are."""
+        """Return the probabilities of labels, and the maps of centres and offsets as they are.
+
+        Queries become one tensor.
+        """
         assert isinstance(outputs, Mapping)
+        if self.queries is not None:
+            return self.queries.activate(outputs)
         maps = outputs["labels"].softmax(dim=1), outputs["centers"], outputs["offsets"]
         return dict(zip(_EXPORTED, maps, strict=True))
 
@@ -159,6 +162,8 @@ class CenterTask(Task):
         """Return all maps as one tensor (N, C + 3, H, W)."""
         import torch
 
+        if self.queries is not None:
+            return only_tensor(outputs)
         assert isinstance(outputs, Mapping)
         return torch.cat([outputs[name] for name in _EXPORTED], dim=1)
 
