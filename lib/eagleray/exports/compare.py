@@ -33,9 +33,6 @@ may differ however few there are."""
 MIN_SIMILARITY = 0.995
 """Minimum mean similarity of the predictions of a float model, for a task that has one."""
 
-MIN_QUANTIZED_SIMILARITY = 0.98
-"""The same for a quantized model, whose kernels round at other places in every runtime."""
-
 MAX_OBJECTS_DIFFERENCE = 0.25
 """Maximum difference of the objects of an image, whose mean is within `FLOAT_TOLERANCE`: rounding
 may choose another one of two objects that overlap, or have scores at the lowest one."""
@@ -70,7 +67,7 @@ def tolerance_of(package: ModelPackage) -> Tolerance:
     if package.manifest.quantization is not None:
         allowed = package.golden.tolerance
         if task.similarity_name is not None:
-            return Tolerance(allowed, min_similarity=MIN_QUANTIZED_SIMILARITY)
+            return Tolerance(allowed, min_similarity=task.quantized_similarity)
         return Tolerance(allowed, min_agreement=MIN_AGREEMENT)
     if task.similarity_name is not None:
         most = FLOAT_TOLERANCE * task.unit

@@ -155,6 +155,7 @@ class Task(BaseModel):
     export_example: ClassVar[tuple[str, ...]] = ("labels",)
     export_note: ClassVar[str] = ""
     similarity_name: ClassVar[str | None] = None
+    quantized_similarity: ClassVar[float] = 0.99
     default_architecture: ClassVar[str] = "resnet18"
     predicts_pixels: ClassVar[bool] = False
     main_member: ClassVar[str] = "label"
