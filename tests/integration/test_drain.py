@@ -123,7 +123,7 @@ def test_a_drained_node_begins_nothing(tmp_path: Path) -> None:
         folder.mkdir()
         child = Child(functools.partial(run_on_two_nodes, folder, end_node))
         try:
-            ended = child.wait(180)
+            ended = child.wait(270)
         finally:
             end_orphans(family(child.pid))
         assert not ended.error, ended.error
