@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import ray
 from ray import serve
 from starlette.requests import Request
 
@@ -25,6 +26,7 @@ class ImageClassifier:
 
 def main() -> None:
     arguments = parse_arguments()
+    ray.init(address="local")  # and not one that somebody has left on this machine
     serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
     classifier: Any = ImageClassifier
     serve.run(classifier.bind(arguments.weights), route_prefix="/predict")
