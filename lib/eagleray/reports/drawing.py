@@ -13,6 +13,7 @@ from eagleray.imaging import FORMATS, DecodedImage, Exact, ImageContract, decode
 from eagleray.imaging.upright import upright_size
 from eagleray.io.fetch import fetch_image
 from eagleray.io.read_ahead import read_ahead
+from eagleray.reports.captions import Edges, place_caption
 from eagleray.reports.overlays import data_uri, picture_contract
 from eagleray.tasks.page import Box, Drawing
 
@@ -68,8 +69,9 @@ def _draw_boxes(
     colors = {
         kind: _COLORS[place % len(_COLORS)] for place, kind in enumerate(kinds or _kinds(boxes))
     }
+    taken: list[Edges] = []
     for box in sorted(boxes, key=lambda one: not one.is_true):
-        edges = (
+        edges = Edges(
             box.x * scale_x,
             box.y * scale_y,
             (box.x + box.width) * scale_x,
@@ -78,7 +80,10 @@ def _draw_boxes(
         color = _TRUE_COLOR if box.is_true else colors[box.label]
         draw.rectangle(edges, outline=color, width=2)
         if not box.is_true:
-            draw.text((edges[0] + 3, edges[1] + 1), box.text, fill=color, font=font)
+            left, top, right, bottom = font.getbbox(box.text)
+            place = place_caption(right - left, bottom - top, edges, taken, picture.size)
+            draw.text((place.left - left, place.top - top), box.text, fill=color, font=font)
+            taken.append(place)
 
 
 def _kinds(boxes: Sequence[Box]) -> list[str]:
