@@ -29,11 +29,11 @@ demo: setup  ## Train on handwritten digits and classify a folder of them, good 
 	@$(BIN)/eagleray demo
 
 test: setup  ## Run the tests: those with Ray wait a lot, so two files of them run side by side.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=20 --numprocesses 3 --dist worksteal tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=20 --numprocesses 3 --dist worksteal -m "not long" tests/unit
 	$(BIN)/python -m pytest --durations=30 --numprocesses 2 --dist loadfile -m "not long" tests/e2e tests/integration
 
-test-long: setup  ## Run the tests that take a minute or more each.
-	$(BIN)/python -m pytest -m long tests/integration tests/cluster
+test-long: setup  ## Run the tests that take long, and those that repeat others with more networks.
+	$(BIN)/python -m pytest -m long tests/unit tests/integration tests/cluster
 
 test-portable: setup  ## Run the numerical tests as machines with other CPUs would.
 	$(BIN)/python -m tests.portable

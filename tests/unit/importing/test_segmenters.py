@@ -396,6 +396,7 @@ def test_the_objects_of_a_mask2former_are_those_of_transformers(
         assert one.mask is not None
 
 
+@pytest.mark.long
 @OPENVINO_ENLARGES
 def test_the_segments_of_a_maskformer_are_those_of_transformers(
     settings: Settings, tmp_path: Path

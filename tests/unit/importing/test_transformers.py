@@ -178,7 +178,15 @@ def as_eagleray(prediction: ObjectsPrediction) -> list[list[float]]:
 
 
 @OPENVINO_ENLARGES
-@pytest.mark.parametrize("kind", ["rt_detr", "rt_detr_v2", "d_fine", "detr"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "rt_detr",
+        pytest.param("rt_detr_v2", marks=pytest.mark.long),
+        pytest.param("d_fine", marks=pytest.mark.long),
+        "detr",
+    ],
+)
 def test_the_objects_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     model = save_detector(folder, kind)
