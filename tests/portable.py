@@ -5,8 +5,9 @@
 
 PyTorch and oneDNN are limited to an instruction set, and in one run the last bits of every network
 depend on the place of an image in its batch. A machine that this CPU cannot emulate is skipped and
-named. The tests with a Ray, which take long, run as the smallest of the machines only. The
-arguments after the options go to pytest.
+named. Tests with a Ray, and those of exports and imports, which convert networks in processes of
+their own, take long; they run as the smallest of the machines only. The arguments after the options
+go to pytest.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MACHINES = {
     "rounding by place": {"EAGLERAY_TEST_ROUNDING": "by-place"},
 }
 _SMALLEST = "SSE4.1"
+_OF_SMALLEST = ("tests/unit/exports", "tests/unit/importing")
 _NEEDS = {
     "AVX2": ("AVX2", "AVX512"),
     "AVX-512": ("AVX512",),
@@ -63,6 +65,8 @@ def _run_tests(name: str, rest: list[str]) -> int:
     """Return the worst exit code."""
     folders = ["tests/unit"] if name != _SMALLEST else ["tests/unit", "tests/integration"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "numerical and not long"]
+    if name != _SMALLEST:
+        command += [f"--ignore={folder}" for folder in _OF_SMALLEST]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **MACHINES[name]}
     codes = []
     for folder in folders:
