@@ -16,6 +16,7 @@ from eagleray.core.extensions import is_import_path
 from eagleray.core.spec import Names, Spec, names_of
 from eagleray.data.spec import InspectSpec, SplitFields
 from eagleray.evaluation.spec import EvaluateSpec
+from eagleray.inference.tile_fields import TileFields
 from eagleray.io import storage
 from eagleray.packing.spec import PackSpec
 from eagleray.serving.batches.path_policy import BatchPathPolicy
@@ -60,7 +61,13 @@ CALLER_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "predict": frozenset({*BatchRequest.model_fields, "precision", "engine"}),
     "train": _TRAINING,
     "tune": _TRAINING,
-    "evaluate": _LABELS | {"model", "current", "kpi", "split", "slice", "output"},
+    "evaluate": frozenset(
+        {
+            *_LABELS,
+            *TileFields.model_fields,
+            *("model", "current", "kpi", "split", "slice", "output"),
+        }
+    ),
     "inspect": frozenset(
         {
             *SplitFields.model_fields,
