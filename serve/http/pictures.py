@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
+from eagleray.core.errors import BadImageError
 from eagleray.reports.drawing import draw
 from eagleray.reports.overlays import encode_picture, picture_contract
 from eagleray.serve.http.bodies import PredictBody
@@ -28,11 +29,15 @@ async def draw_result(
     Raises:
         ParameterError: If the request has several images or the address of one, or the model says
             no places.
+        BadImageError: If the image cannot be used.
     """
     task, (image, *others) = result.loaded.manifest.task, body.images
     if others or not isinstance(image, bytes):
         raise ParameterError(f"A response of {PICTURE} is of one image; send its bytes.")
-    prediction = result.outcomes[0].outcome.prediction
+    outcome = result.outcomes[0].outcome
+    if outcome.failure is not None:
+        raise BadImageError(outcome.failure.reason, outcome.failure.message)
+    prediction = outcome.prediction
     assert prediction is not None
     drawing = task.drawing(prediction, parameters.threshold)
     if drawing is None:

@@ -353,7 +353,7 @@ def _evaluation_row(record: EvaluationRecord, names: Sequence[str]) -> list[str]
     found = [f"{name} {record.metrics[name]:.4f}" for name in names if name in record.metrics]
     mark = f"does not count: {record.num_leaked:,} images were used to train it"
     return [
-        record.data,
+        f"{record.data}, in tiles: {record.tiles}" if record.tiles else record.data,
         f"{record.num_images:,}",
         ", ".join(found),
         "" if record.counts else mark,

@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from eagleray.compression.spec import MIN_IMAGES
 from eagleray.core.errors import BadImageError, InputError
+from eagleray.data.annotations.reading import read_annotations
 from eagleray.data.encoding import encode_attributes, targets_for_loss
 from eagleray.data.labelled import LabelledImages
 from eagleray.imaging import DecodedImage, decode
 from eagleray.imaging.geometry import Frame, frame_of
+from eagleray.io import storage
 from eagleray.io.fetch import fetch_image
 from eagleray.io.read_ahead import read_ahead
 from eagleray.models.attributes import Features
@@ -76,6 +78,9 @@ class SampleImages:
 def list_images(location: str, column: str | None = None) -> LabelledImages:
     """List images of any source of inputs, without labels.
 
+    Of a folder in a format of labels, such as COCO, they are the images that are labelled, and not
+    the masks beside them.
+
     Args:
         location: A folder, a pattern, an archive or a table, local or in an object store.
         column: Column of a table with the images or their locations; None looks for it.
@@ -85,6 +90,12 @@ def list_images(location: str, column: str | None = None) -> LabelledImages:
     """
     import pyarrow as pa
 
+    found = read_annotations(location, policy=storage.PathPolicy(), max_invalid=1.0)
+    if found is not None:
+        files = [one.image for one in found.images]
+        versions = tuple(file.version for file in files)
+        uris = tuple(file.uri for file in files)
+        return LabelledImages(uris, ("",) * len(uris), versions, notes=found.notes)
     listing = open_inputs(InputSpec((location,), column))
     rows = pa.concat_tables(listing.tables)
     count = len(LISTING_SCHEMA)
@@ -164,8 +175,13 @@ def decode_sample(
     )
 
 
-def require_enough(sample: SampleImages, where: str) -> None:
+def require_enough(sample: SampleImages, where: str, num_held_out: int) -> None:
     """Refuse too few calibration images.
+
+    Args:
+        sample: The calibration images.
+        where: Where they come from, for people.
+        num_held_out: Number of other images, which the loss is measured on.
 
     Raises:
         InputError: If there are fewer than `MIN_IMAGES`.
@@ -173,6 +189,7 @@ def require_enough(sample: SampleImages, where: str) -> None:
     if len(sample) < MIN_IMAGES:
         unreadable = f" ({sample.num_failed:,} cannot be read)" if sample.num_failed else ""
         raise InputError(
-            f"{where} has {len(sample):,} images to calibrate on{unreadable}, and a quantization "
-            f"needs at least {MIN_IMAGES}; name more images like those of the training by --data."
+            f"{where} has {len(sample):,} images to calibrate on{unreadable} beside "
+            f"{num_held_out:,} that the loss is measured on, and a quantization needs at least "
+            f"{MIN_IMAGES}; name more images like those of the training by --data."
         )

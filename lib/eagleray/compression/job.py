@@ -135,7 +135,7 @@ def _decode(job: QuantizeJob) -> tuple[SampleImages, SampleImages]:
     """
     count = max_images(job.package, job.spec.num_images)
     calibration = decode_sample(job.package, job.calibration, count, labelled=False)
-    require_enough(calibration, job.where)
+    require_enough(calibration, job.where, len(job.held_out))
     labelled = job.held_out_labelled
     held_out = decode_sample(job.package, job.held_out, count, labelled=labelled)
     if not len(held_out):

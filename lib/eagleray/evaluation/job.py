@@ -7,6 +7,7 @@ spec -> open_evaluation     loads the model, reads the labels, checks what can b
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -101,6 +102,11 @@ class EvaluationJob:
     output: str
     settings: Settings
 
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 of the labelled images, and of how they are divided into tiles if they are."""
+        return _data_digest(self.spec, self.images)
+
 
 @dataclass(frozen=True)
 class EvaluationSummary:
@@ -139,6 +145,7 @@ class EvaluationSummary:
             "warnings": list(self.warnings),
             "data": self.record.data,
             "data_digest": self.record.data_digest,
+            "tiles": self.record.tiles or None,
             "package_digest": self.record.package_digest,
             "recorded_as": self.recorded_as or None,
             "notes": list(self.evaluation.images.notes),
@@ -194,7 +201,7 @@ def open_evaluation(
             encode_targets(each.package.task, images)
             encode_attributes(each.package.attributes, images)
             spec.tiling(each.package)
-    name = f"{model.name}-{package.digest[:12]}-on-{images.digest[:12]}.html"
+    name = f"{model.name}-{package.digest[:12]}-on-{_data_digest(spec, images)[:12]}.html"
     return EvaluationJob(
         spec=spec,
         model=model,
@@ -206,6 +213,12 @@ def open_evaluation(
         output=spec.output or str(settings.evaluations_folder / name),
         settings=settings,
     )
+
+
+def _data_digest(spec: EvaluateSpec, images: LabelledImages) -> str:
+    if spec.tiling_text is None:
+        return images.digest
+    return hashlib.sha256(f"{images.digest} in tiles: {spec.tiling_text}".encode()).hexdigest()
 
 
 def _read_images(spec: EvaluateSpec, task: str) -> LabelledImages:
@@ -259,7 +272,8 @@ def run_evaluation(
         intervals = bootstrap(evaluation.task, evaluation.outputs, evaluation.targets)
         record = EvaluationRecord(
             data=job.spec.data,
-            data_digest=job.images.digest,
+            data_digest=job.data_digest,
+            tiles=job.spec.tiling_text or "",
             package_digest=job.model.package.digest,
             num_images=evaluation.num_images,
             num_failed=evaluation.num_failed,

@@ -31,7 +31,8 @@ class EvaluationRecord(BaseModel):
 
     Attributes:
         data: Location of the images, as the user named it.
-        data_digest: SHA-256 of the labelled images; two evaluations compare only if it is equal.
+        data_digest: SHA-256 of the labelled images, and of how they are divided into tiles if they
+            are; two evaluations compare only if it is equal.
         package_digest: SHA-256 of the model package.
         num_images: Number of images that were measured.
         num_failed: Number of images that could not be decoded, and are not in the metrics.
@@ -40,6 +41,7 @@ class EvaluationRecord(BaseModel):
         arguments: What follows `eagleray evaluate MODEL` to evaluate another model on these images.
         num_leaked: Number of images that the model, or one that it descends from, learned from.
         leakage: These images in one sentence; empty without any.
+        tiles: How images were divided into tiles, in words; empty for no tiles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -54,6 +56,7 @@ class EvaluationRecord(BaseModel):
     arguments: tuple[str, ...] = ()
     num_leaked: int = 0
     leakage: str = ""
+    tiles: str = ""
 
     @property
     def counts(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from eagleray.compression.calibration import list_images
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, PackageError
 from eagleray.exports.spec import ExportSpec
 from eagleray.imaging import DecodedImage, decode
@@ -17,7 +18,6 @@ from eagleray.io.fetch import fetch_image
 from eagleray.models.package import ModelPackage
 from eagleray.registry.lineage import read_split_artifact
 from eagleray.registry.registry import ModelVersion, Registry
-from eagleray.sources import InputSpec, open_inputs
 from eagleray.tasks import Prediction
 
 __all__ = ["ComparisonImages", "collect_images", "evaluation_uris"]
@@ -68,8 +68,7 @@ def evaluation_uris(
         InputError: If `--data` cannot be read.
     """
     if spec.data is not None:
-        listing = open_inputs(InputSpec((spec.data,), spec.column))
-        uris = [uri for table in listing.tables for uri in table.column("uri").to_pylist()]
+        uris = list(list_images(spec.data, spec.column).uris)
         return uris, f"Evaluation images are from {spec.data}."
     if version is not None:
         try:

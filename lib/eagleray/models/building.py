@@ -298,7 +298,12 @@ def _parameters_on_meta() -> contextlib.AbstractContextManager[object]:
 
 
 def check_fits(
-    architecture: Architecture, height: int, width: int, *, task: Task | None = None
+    architecture: Architecture,
+    height: int,
+    width: int,
+    *,
+    task: Task | None = None,
+    loss: str = "",
 ) -> None:
     """Try a forward pass, to refuse sizes that a network cannot take, and networks of other tasks.
 
@@ -307,11 +312,12 @@ def check_fits(
         height: Height of the input in pixels.
         width: Width of the input in pixels.
         task: The task that the network is for; None for one with a row of outputs for each image.
+        loss: Name of the loss that it is trained with.
 
     Raises:
         InputError: If the network fails on (2, in_channels, height, width), for which the message
             says for which size it is made; or if it has outputs of another shape, or others, than
-            the task needs.
+            the task or the loss needs.
     """
     try:
         shape, names = _trial_outputs(architecture, height, width)
@@ -326,6 +332,13 @@ def check_fits(
         ) from None
     if task is not None:
         _require_kind(architecture.name, shape, names, task)
+        needed = task.loss_outputs.get(loss)
+        if needed is not None and needed not in names:
+            raise InputError(
+                f"The loss {loss} needs `{needed}` of the network, which {architecture.name} does "
+                "not return; leave --loss out, or name a network that returns it, such as "
+                f"{task.default_architecture}."
+            )
     of_pixels = task is not None and task.predicts_pixels
     expected = (2, architecture.num_outputs, *((height, width) if of_pixels else ()))
     if shape is not None and shape != expected:

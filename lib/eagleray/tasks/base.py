@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -131,6 +132,7 @@ class Task(BaseModel):
             (N, num_outputs, H, W), instead of a row (N, num_outputs).
         main_member: The member of a response that has what the task predicts, for examples.
         instead: What can be done instead of an explanation, as a clause, for a task that has none.
+        loss_outputs: The tensor that a network has to return beside the others, by names of losses.
         joins_tiles: Whether `join_tiles` makes the prediction of an image from its tiles.
         observes_rows: Whether the observation of an image in tiles may have more rows than
             `observation_shape`; rows of zeros say nothing.
@@ -163,6 +165,7 @@ class Task(BaseModel):
         "`eagleray evaluate` shows the images with the largest errors, and a classifier can be "
         "explained"
     )
+    loss_outputs: ClassVar[Mapping[str, str]] = MappingProxyType({})
     joins_tiles: ClassVar[bool] = False
     observes_rows: ClassVar[bool] = False
     counts_objects: ClassVar[bool] = False

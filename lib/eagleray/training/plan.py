@@ -318,7 +318,7 @@ def plan_network(
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
     with spec.naming(_field_at_fault(spec, task)):
-        check_fits(architecture, *contract.size, task=task)
+        check_fits(architecture, *contract.size, task=task, loss=spec.loss)
     _require_whole_image(spec, task, contract)
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)

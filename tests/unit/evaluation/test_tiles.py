@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -12,13 +13,16 @@ import torch
 from eagleray.core.errors import InputError
 from eagleray.data.labelled import LabelledImages
 from eagleray.evaluation.evaluate import evaluate
+from eagleray.evaluation.job import open_evaluation, run_evaluation
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.spec import EvaluateSpec
 from eagleray.imaging.tiles import Tiling
 from eagleray.inference.predictor import Predictor
+from eagleray.registry.references import LoadedModel
 from tests.support.detectors import detector_package
 from tests.support.images import encode, photo
-from tests.support.models import small_package
+from tests.support.models import settings_in, small_package
+from tests.support.quantized import SilentReporter
 
 pytestmark = pytest.mark.numerical
 
@@ -79,3 +83,22 @@ def test_a_classifier_cannot_be_evaluated_in_tiles() -> None:
     )
     with pytest.raises(InputError, match=re.escape(said)):
         spec.tiling(small_package())
+
+
+def test_evaluations_with_and_without_tiles_are_not_compared(tmp_path: Path) -> None:
+    image = tmp_path / "large.png"
+    image.write_bytes(encode(photo(160, 100), "png"))
+    with (tmp_path / "cells.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), (str(image), TRUTH)])
+    settings = settings_in(tmp_path)
+    model = LoadedModel("found", detector_package())
+    records = []
+    for tile in (None, "64", "96"):
+        spec = EvaluateSpec(data=str(tmp_path / "cells.csv"), model="found", tile=tile)
+        opened = open_evaluation(spec, settings, lambda _: model)
+        record = run_evaluation(opened, SilentReporter()).record
+        records.append(record)
+        assert Path(opened.output).is_file()
+    assert [record.tiles for record in records] == ["", "64, overlap 0.2", "96, overlap 0.2"]
+    assert len({record.data_digest for record in records}) == 3
+    assert len(list(settings.evaluations_folder.iterdir())) == 3

@@ -84,16 +84,21 @@ def export(model: ModelPackage, tmp_path: Path, data: Path, **changes: Any) -> E
     return run_export(open_export(spec, LoadedModel("found", model), settings), SilentReporter())
 
 
-def run_example(tmp_path: Path, image: Path) -> list[list[str]]:
-    text = subprocess.run(
-        [sys.executable, "-P", str(tmp_path / "export/predict.py"), str(image)],
+def start_example(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", str(tmp_path / "export/predict.py"), *words],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path / "export")},
-    ).stdout
-    return [line.split("  ") for line in text.splitlines()]
+    )
+
+
+def run_example(tmp_path: Path, image: Path) -> list[list[str]]:
+    ended = start_example(tmp_path, str(image))
+    assert ended.returncode == 0, ended.stderr
+    return [line.split("  ") for line in ended.stdout.splitlines()]
 
 
 def gray(path: Path) -> Any:
@@ -127,6 +132,18 @@ def test_a_semantic_export_has_probabilities_and_an_example_with_the_same_mask(
     assert dice_of_maps(found, expected) > 0.999
     assert tuple(share.split()[0] for share in shares) == prediction.labels
     assert "bright" in prediction.labels
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((32, 40), 9000, np.uint16)).save(deep)
+    for words, said in (
+        ([], "Name image files"),
+        (["--help"], "Name image files"),
+        ([str(tmp_path / "none.png")], "none.png cannot be read"),
+        ([str(deep)], "deep.png has more than 8 bits per channel"),
+    ):
+        ended = start_example(tmp_path, *words)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.startswith(said) or said in ended.stderr.splitlines()[0]
+        assert "Traceback" not in ended.stderr
 
 
 def test_an_instance_export_has_maps_and_an_example_that_groups_them(

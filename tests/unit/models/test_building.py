@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -13,12 +14,14 @@ from torch import nn
 from torchvision.models._api import WeightsEnum
 
 from eagleray.core.errors import InputError, UnknownNameError
+from eagleray.imaging import named_contract
 from eagleray.models.architectures import (
     Architecture,
     architecture_for,
     default_contract,
 )
 from eagleray.models.building import build, build_pretrained, check_fits
+from eagleray.tasks import Detection
 
 pytestmark = pytest.mark.numerical
 
@@ -312,3 +315,13 @@ def test_a_network_whose_weights_want_a_larger_image_builds_again(
         again = build(architecture)
     shapes = {key: value.shape for key, value in module.state_dict().items()}
     assert shapes == {key: value.shape for key, value in again.state_dict().items()}
+
+
+def test_a_loss_that_needs_more_than_the_network_returns_is_refused() -> None:
+    contract = named_contract("letterbox", size=64)
+    said = "needs `points` of the network, which retinanet/resnet18 does not return; leave --loss"
+    for name, fault in (("retinanet/resnet18", said), ("detector/resnet18", "")):
+        architecture = architecture_for(name, contract, 2)
+        task = Detection(labels=("a", "b"))
+        with pytest.raises(InputError, match=fault) if fault else contextlib.nullcontext():
+            check_fits(architecture, 64, 64, task=task, loss="quality_focal")

@@ -152,7 +152,12 @@ class CocoFile:
                 raise InputError(f"{self._place}, category {number}: {fault}.") from None
             label = clean_label(category.name)
             if category.isthing is not None:
-                self._kinds[label] = "thing" if category.isthing else "stuff"
+                kind: Kind = "thing" if category.isthing else "stuff"
+                if self._kinds.setdefault(label, kind) != kind:
+                    raise InputError(
+                        f"{self._place} has two categories {label!r}, one of things and one of "
+                        "stuff; give each its own name."
+                    )
             if names.setdefault(category.id, label) != label:
                 raise InputError(
                     f"{self._place} has two categories with the id {category.id}: "

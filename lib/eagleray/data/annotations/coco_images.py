@@ -16,6 +16,7 @@ from eagleray.io.storage import FileInfo
 
 __all__ = ["CocoImages"]
 
+_MASKS = "panoptic"  # the word of files whose folders of that name have masks, not images
 _BETWEEN_WORDS = re.compile(r"[_\-. ]+")
 
 
@@ -41,7 +42,9 @@ class CocoImages:
         above = self._own_folder.rpartition("/")[0]
         for folder in (self._own_folder, above):
             start = f"{folder}/" if folder else ""
-            for word in filter(None, self._words):
+            for word in self._words:
+                if word in ("", _MASKS):
+                    continue
                 yield from (f"{start}{word}/", f"{start}images/{word}/", f"{start}{word}/images/")
             yield f"{start}images/"
             yield start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -45,6 +46,7 @@ class Detection(ObjectTask):
     """
 
     losses: ClassVar[tuple[str, ...]] = ("dense", "quality_focal")
+    loss_outputs: ClassVar[Mapping[str, str]] = MappingProxyType({"quality_focal": "points"})
     output_names: ClassVar[tuple[str, ...] | None] = ("boxes", "logits")
     export_example: ClassVar[tuple[str, ...]] = ("objects",)
     export_note: ClassVar[str] = (

@@ -131,6 +131,15 @@ def test_a_label_of_two_kinds_is_refused() -> None:
         Panoptic.from_labels([text])
 
 
+def test_categories_of_one_name_and_two_kinds_are_refused(tmp_path: Path) -> None:
+    file = panoptic(tmp_path) / "annotations/panoptic_val.json"
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 2, "name": "cow", "isthing": 0})
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="two categories 'cow', one of things and one of stuff"):
+        read_objects(str(tmp_path))
+
+
 def test_instances_are_read_where_both_are(tmp_path: Path) -> None:
     panoptic(tmp_path)
     content = {
@@ -192,6 +201,8 @@ def test_segments_come_back_from_what_is_written(tmp_path: Path) -> None:
     losses = convert(data, tmp_path / "out", "panoptic")
     assert losses == {}
     assert (tmp_path / "out/annotations/panoptic.json").is_file()
+    (uri,) = read_objects(str(tmp_path / "out")).uris  # and not the PNG of ids
+    assert uri == str(tmp_path / "out/images/1.png")
     before, after = (objects(folder) for folder in (data, tmp_path / "out"))
     assert {kind: len(own) for kind, own in after.items()} == {"thing": 3, "stuff": 1, "void": 1}
     for kind in ("thing", "stuff", "void"):
