@@ -237,8 +237,8 @@ def _refuse_objects(location: str, policy: storage.PathPolicy) -> None:
     known = recognise_format(location, policy) if storage.is_folder(location) else None
     if known is not None:
         raise InputError(
-            f"{location} has labels of objects ({known}); name the task that reads them, such as "
-            "--task detection or --task semantic."
+            f"{location} has labels of objects ({known}); they are for tasks such as detection and "
+            "semantic, or for models of such a task."
         )
 
 

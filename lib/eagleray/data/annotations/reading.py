@@ -111,7 +111,8 @@ def _find_json(
     read = find_coco_files(folder, [path])
     if read is None:
         raise InputError(
-            f"{location} is not COCO: it lacks one of the lists images, annotations and categories."
+            f"{location} is not COCO: it is damaged, or lacks one of the lists images, annotations "
+            "and categories."
         )
     return read
 
