@@ -136,7 +136,9 @@ def test_a_task_of_whole_images_names_the_tasks_that_read_objects(
 ) -> None:
     write_image(tmp_path / f"{split}images/1.jpg")
     write(tmp_path / f"{split}annotations/1.xml", voc(voc_object("cell", 1, 2, 4, 6)))
-    with pytest.raises(InputError, match=r"labels of objects \(Pascal VOC\); they are for tasks such as"):
+    with pytest.raises(
+        InputError, match=r"labels of objects \(Pascal VOC\); they are for tasks such as"
+    ):
         read_labelled(str(tmp_path), task="multiclass")
 
 
