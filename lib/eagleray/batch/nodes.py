@@ -39,17 +39,19 @@ def require_nodes_able(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     check = ray.remote(_fault)
-    asked: dict[Any, str] = {}
+    pending: dict[Any, str] = {}
     for node in ray.nodes():
         if not node["Alive"] or not node["Resources"].get("GPU" if uses_gpu else "CPU"):
             continue
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         options = check.options(num_cpus=0, scheduling_strategy=there, max_retries=0)
         reference = options.remote(engine, precision, manifest, uses_gpu)
-        asked[reference] = str(node["NodeName"] or node["NodeManagerAddress"])
-    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_SECONDS) if asked else ([], [])
-    faults = {asked[reference]: _collect(reference) for reference in done}
-    if sentence := describe_faults(faults, len(asked)):
+        pending[reference] = str(node["NodeName"] or node["NodeManagerAddress"])
+    done, _ = (
+        ray.wait(list(pending), num_returns=len(pending), timeout=_SECONDS) if pending else ([], [])
+    )
+    faults = {pending[reference]: _collect(reference) for reference in done}
+    if sentence := describe_faults(faults, len(pending)):
         raise UnsupportedError(sentence)
 
 
@@ -58,7 +60,7 @@ def describe_faults(faults: dict[str, str], num_nodes: int) -> str:
 
     Args:
         faults: Sentence of each node; "" for none.
-        num_nodes: Number of nodes that were asked.
+        num_nodes: Number of nodes that were pending.
     """
     nodes: defaultdict[str, list[str]] = defaultdict(list)
     for node, fault in faults.items():
