@@ -60,7 +60,7 @@ def describe_faults(faults: dict[str, str], num_nodes: int) -> str:
 
     Args:
         faults: Sentence of each node; "" for none.
-        num_nodes: Number of nodes that were pending.
+        num_nodes: Number of nodes that were asked.
     """
     nodes: defaultdict[str, list[str]] = defaultdict(list)
     for node, fault in faults.items():
