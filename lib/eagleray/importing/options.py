@@ -37,6 +37,8 @@ __all__ = [
 _MAX_GOLDEN = 8
 _MAX_CHANNEL_VALUE = 65_535  # of a mean or a deviation
 _MIN_STD = 1e-3
+_OF_TASKS = {"threshold": "thresholds", "max_overlap": "max_overlap"}
+"""Options that are for tasks with a field."""
 _OVERLAPS = {"detr": 1.0}  # one query finds an object, and nothing needs to be suppressed
 
 
@@ -62,9 +64,14 @@ def make_task(spec: ImportSpec, labels: Sequence[str], **others: Any) -> Task:
         others: Other fields of the task.
 
     Raises:
-        InputError: If the labels do not fit it.
+        InputError: If the labels do not fit it, or an option is for other tasks.
     """
     known = task_class(spec.task).model_fields
+    for field, needed in _OF_TASKS.items():
+        if needed not in known and getattr(spec, field) != ImportSpec.model_fields[field].default:
+            raise InputError(
+                f"{spec.name_of(field)} has no meaning for the task {spec.task}; leave it out."
+            )
     fields: dict[str, Any] = {"name": spec.task, **others}
     if labels:
         fields["labels"] = tuple(labels)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from eagleray.core.errors import InputError
 from eagleray.core.spec import Spec, spec_field
 from eagleray.imaging.tiles import MAX_SIDE, MIN_SIDE, Tiling
 from eagleray.tasks.tiling import require_tiles
@@ -77,6 +78,11 @@ class TileFields(Spec):
             return None
         contract = package.contract
         require_tiles(package.task, contract, where=self.name_of("tile"))
+        if self.tile_whole and not package.task.counts_objects:
+            raise InputError(
+                f"{self.name_of('tile_whole')} is for objects larger than a tile, and this is "
+                f"{package.task.as_model}; leave it out."
+            )
         side = max(MIN_SIDE, *contract.size) if self.tile == AUTO else int(self.tile)
         return Tiling(side, self.tile_overlap, self.tile_whole)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,9 +18,12 @@ from eagleray.evaluation.evaluate import evaluate
 from eagleray.evaluation.job import open_evaluation, run_evaluation
 from eagleray.evaluation.predictions import ImagePredictions
 from eagleray.evaluation.spec import EvaluateSpec
+from eagleray.imaging import named_contract
 from eagleray.imaging.tiles import Tiling
 from eagleray.inference.predictor import Predictor
+from eagleray.models.package import ModelPackage
 from eagleray.registry.references import LoadedModel
+from eagleray.tasks import Semantic
 from tests.support.detectors import detector_package
 from tests.support.images import encode, photo
 from tests.support.models import settings_in, small_package
@@ -83,6 +88,18 @@ def test_a_classifier_cannot_be_evaluated_in_tiles() -> None:
     )
     with pytest.raises(InputError, match=re.escape(said)):
         spec.tiling(small_package())
+
+
+def test_the_whole_image_is_for_objects() -> None:
+    task = Semantic(labels=("background", "cell"))
+    package = SimpleNamespace(task=task, contract=named_contract("letterbox", size=64))
+    spec = EvaluateSpec(data="/x", model="m", tile="96", tile_whole=True)
+    said = "tile_whole is for objects larger than a tile, and this is a semantic model; leave it"
+    with pytest.raises(InputError, match=said):
+        spec.tiling(cast("ModelPackage", package))
+    assert spec.model_copy(update={"tile_whole": False}).tiling(
+        cast("ModelPackage", package)
+    ) == Tiling(96, 0.2)
 
 
 def test_evaluations_with_and_without_tiles_are_not_compared(tmp_path: Path) -> None:

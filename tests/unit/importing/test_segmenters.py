@@ -159,6 +159,7 @@ def test_one_score_is_that_of_the_second_of_two_labels(settings: Settings, end: 
     assert 0 < found.mean() < 1
 
 
+@OPENVINO_ENLARGES
 def test_a_low_map_of_a_letterbox_is_that_of_the_image_alone(settings: Settings) -> None:
     package = imported(pixel_network(stride=4), settings, stretch=False, letterbox=True, fill=0)
     image = Image.new("RGB", (64, 32), (250, 40, 200))
@@ -176,6 +177,12 @@ def test_a_package_is_written_read_and_verified(settings: Settings, tmp_path: Pa
     assert again.digest == package.digest
     report = verify_package(str(tmp_path / "package"))
     assert report.passed, report.checks
+
+
+@pytest.mark.parametrize("option", ["threshold", "max_overlap"])
+def test_options_of_other_tasks_are_refused(option: str, settings: Settings) -> None:
+    with pytest.raises(InputError, match=f"{option} has no meaning for the task semantic; leave"):
+        imported(pixel_network(), settings, **{option: 0.25})
 
 
 def test_an_export_is_refused(settings: Settings, tmp_path: Path) -> None:
