@@ -224,6 +224,11 @@ def require_architecture(name: str) -> None:
         )
     backbone = backbone_of(name)
     if backbone is not None:
+        if find_composition(backbone) is not None:
+            raise InputError(
+                f"Architecture {name!r} is built on a classifier, and {backbone} is none; write "
+                f"{name.partition('/')[0]}/{backbone_of(backbone)}."
+            )
         require_architecture(backbone)
         return
     if find_registered(name) is not None or name in _torchvision_names():

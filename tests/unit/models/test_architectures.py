@@ -108,3 +108,8 @@ def test_names_without_timm_are_the_same_as_torchvisions_and_ours() -> None:
     names = {name for name in architecture_names() if not name.startswith("timm/")}
     assert names == ours | theirs
     assert not ours & theirs
+
+
+def test_a_composed_network_is_no_backbone() -> None:
+    with pytest.raises(InputError, match="unet/resnet18 is none; write fasterrcnn/resnet18"):
+        require_architecture("fasterrcnn/unet/resnet18")
