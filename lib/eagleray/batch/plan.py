@@ -28,7 +28,7 @@ class PredictWork(Work):
         precision: Requested precision of the forward pass.
         top_k: Number of labels listed for each image.
         limit: Numbers of objects that are to be noticed.
-        tiling: How large images are divided into tiles, in words; None for no tiles.
+        tiling: Description of how large images are divided into tiles; None for no tiles.
         masks: Whether results have the masks of objects.
         seconds_per_image: Time limit for decoding an image, in seconds.
         format: Format of the result files.

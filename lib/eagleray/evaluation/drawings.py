@@ -47,14 +47,14 @@ def draw_mistakes(
         tiling: How large images are divided into tiles; None for no tiles.
     """
     task, package = predictor.task, predictor.package
-    if package.attributes:
+    labels = [evaluation.images.labels[row] for row in evaluation.rows.tolist()]
+    if package.attributes or task.true_drawing(labels[0]) is None:
         return {}
     mistakes = task.worst_mistakes(evaluation.outputs, evaluation.targets, MAX_MISTAKES)
     drawn = {}
     for position in (one.position for one in mistakes):
-        true = task.true_drawing(evaluation.images.labels[int(evaluation.rows[position])])
-        if true is None:
-            return {}
+        true = task.true_drawing(labels[position])
+        assert true is not None
         try:
             content = fetch_image(evaluation.uri(position), package.contract)
         except BadImageError:  # it has changed since

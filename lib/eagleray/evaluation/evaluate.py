@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from eagleray.inference.predictor import Predictor
 from eagleray.io.fetch import fetch_image
 from eagleray.models.attributes import Features
 from eagleray.tasks import Outcome, Prediction, Task
+from eagleray.tasks.padding import join_padded
 
 __all__ = ["Evaluation", "FailedImage", "evaluate"]
 
@@ -114,7 +115,7 @@ def evaluate(
     attributes = encode_attributes(predictor.package.attributes, images)
 
     rows: list[int] = []
-    outputs: list[npt.NDArray[np.float32]] = []
+    outputs: list[Tensor] = []
     failures: list[FailedImage] = []
     done = 0
     for batch in _predict(predictor, images, attributes, tiling):
@@ -125,7 +126,8 @@ def evaluate(
                 failures.append(FailedImage(row, images.uris[row], failure.reason, failure.message))
             elif outcome.prediction is not None:
                 rows.append(row)
-                outputs.append(_observe(task, outcome.prediction, images, row))
+                observed = _observe(task, outcome.prediction, images, row)
+                outputs.append(torch.from_numpy(observed)[None])
         done += len(batch)
         if progress is not None:
             progress(len(batch), len(failures) - known)
@@ -134,7 +136,7 @@ def evaluate(
             f"None of the {len(images):,} test images can be decoded; of the first: "
             f"{failures[0].message}."
         )
-    stacked = torch.from_numpy(_stack(outputs))
+    stacked = join_padded(outputs)
     _require_finite(predictor, images, rows, stacked)
     return Evaluation(task, images, np.asarray(rows), stacked, targets[rows], tuple(failures))
 
@@ -175,16 +177,6 @@ def _observe(
         return task.observe(prediction, images.labels[row])
     except InputError as error:
         raise InputError(f"The label of {images.place(row)} cannot be used: {error}") from None
-
-
-def _stack(observations: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Return observations as one array; those with fewer rows get rows of zeros."""
-    stacked = np.zeros(
-        (len(observations), max(map(len, observations)), *observations[0].shape[1:]), np.float32
-    )
-    for place, one in enumerate(observations):
-        stacked[place, : len(one)] = one
-    return stacked
 
 
 def _require_finite(

@@ -41,7 +41,7 @@ class EvaluationRecord(BaseModel):
         arguments: What follows `eagleray evaluate MODEL` to evaluate another model on these images.
         num_leaked: Number of images that the model, or one that it descends from, learned from.
         leakage: These images in one sentence; empty without any.
-        tiles: How images were divided into tiles, in words; empty for no tiles.
+        tiles: Description of how images were divided into tiles; empty for no tiles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

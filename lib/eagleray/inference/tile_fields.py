@@ -88,7 +88,7 @@ class TileFields(Spec):
 
     @property
     def tiling_text(self) -> str | None:
-        """How images are divided into tiles, in words; None for no tiles."""
+        """Description of how images are divided into tiles; None for no tiles."""
         if self.tile is None:
             return None
         whole = ", and the whole image" if self.tile_whole else ""

@@ -26,7 +26,7 @@ class ImageClassifier:
 
 def main() -> None:
     arguments = parse_arguments()
-    ray.init(address="local")  # and not one that somebody has left on this machine
+    ray.init(address="local")  # and not one that an earlier program has left here
     serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
     classifier: Any = ImageClassifier
     serve.run(classifier.bind(arguments.weights), route_prefix="/predict")
