@@ -8,6 +8,7 @@ check_fits(architecture, …)     refuses image sizes that the network cannot ta
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -28,13 +29,13 @@ from eagleray.models.architectures import (
     weights_entry,
 )
 from eagleray.models.compositions import find_composition
+from eagleray.models.networks.backbone import Backbone
 from eagleray.tasks import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
-    "backbone_architecture",
     "build",
     "build_on_meta",
     "build_pretrained",
@@ -43,6 +44,7 @@ __all__ = [
     "find_head",
     "join_attributes",
     "load_backbone",
+    "make_backbone",
     "remove_head",
     "replace_head",
     "replace_layer",
@@ -91,8 +93,8 @@ def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Modu
     require_architecture(name)
     composition = find_composition(name)
     if composition is not None:
-        backbone = backbone_architecture(architecture)
-        return composition.build(architecture, backbone, initialize=initialize)
+        backbone = make_backbone(name.partition("/")[2], architecture.in_channels)
+        return composition.build(architecture.num_outputs, backbone, initialize=initialize)
     registered = find_registered(name)
     if registered is not None:
         return registered.builder(architecture)
@@ -179,10 +181,14 @@ def build_pretrained(
     )
 
 
-def backbone_architecture(architecture: Architecture) -> Architecture:
-    """Return the classifier that a composed network is built on."""
-    _, _, name = architecture.name.partition("/")
-    return Architecture(name=name, in_channels=architecture.in_channels)
+def make_backbone(name: str, in_channels: int = 3) -> Backbone:
+    """Return what a composed network is built on: a classifier of that name."""
+    return Backbone(
+        name,
+        in_channels,
+        is_of_timm=name.startswith(TIMM_PREFIX),
+        build=functools.partial(build, Architecture(name=name, in_channels=in_channels)),
+    )
 
 
 def load_backbone(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eagleray.core.extensions import Extensions
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from eagleray.models.networks.backbone import Backbone
 
 __all__ = [
     "Composition",
@@ -35,8 +37,8 @@ class Composition:
 
     Attributes:
         prefix: What comes before the classifier's name and a slash.
-        build: Returns the network with random weights, given the architectures of the network and
-            of its backbone, and whether to run slow initialisers (`initialize`). Its part named
+        build: Returns the network with random weights, given the number of labels, its `Backbone`
+            and whether to run the backbone's slow initialisers (`initialize`). Its part named
             `backbone` has the weights of the classifier under their names.
         contract: Name of the default image contract.
         size: Side of the images of the default contract in pixels.
@@ -78,11 +80,13 @@ def _on_maps(module: str, network: str, count: int | None = None) -> Callable[..
     The class is imported when it is needed: PyTorch takes seconds.
     """
 
-    def build(*architectures: Any, initialize: bool) -> nn.Module:
+    def build(num_labels: int, backbone: Backbone, *, initialize: bool) -> nn.Module:
         from eagleray.models.networks.feature_maps import build_on_maps
 
         kind = getattr(importlib.import_module(f"eagleray.models.networks.{module}"), network)
-        made: nn.Module = build_on_maps(kind, *architectures, count=count, initialize=initialize)
+        made: nn.Module = build_on_maps(
+            kind, num_labels, backbone, count=count, initialize=initialize
+        )
         return made
 
     return build
@@ -91,9 +95,9 @@ def _on_maps(module: str, network: str, count: int | None = None) -> Callable[..
 def _built_by(module: str, function: str, **options: int) -> Callable[..., nn.Module]:
     """Return what builds a network by a function of its own, imported when it is needed."""
 
-    def build(*architectures: Any, initialize: bool) -> nn.Module:
+    def build(num_labels: int, backbone: Backbone, *, initialize: bool) -> nn.Module:
         own = getattr(importlib.import_module(f"eagleray.models.networks.{module}"), function)
-        network: nn.Module = own(*architectures, initialize=initialize, **options)
+        network: nn.Module = own(num_labels, backbone, initialize=initialize, **options)
         return network
 
     return build

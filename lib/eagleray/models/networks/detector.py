@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from eagleray.models.networks.feature_maps import FeatureLevel
+from eagleray.models.networks.backbone import FeatureLevel
 from eagleray.models.networks.layers import convolutions, group_norm, points_of
 
 __all__ = ["Detector"]

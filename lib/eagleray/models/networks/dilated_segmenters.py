@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import Architecture
-from eagleray.models.networks.feature_maps import FeatureLevel, extract_feature_maps, feature_levels
+from eagleray.models.networks.backbone import Backbone, FeatureLevel
+from eagleray.models.networks.feature_maps import extract_feature_maps, feature_levels
 from eagleray.models.networks.layers import enlarge, group_norm, with_group_norm
 from eagleray.models.networks.segmenters import make_label_layer
 
@@ -88,13 +88,11 @@ class LRASPP(nn.Module):
         return enlarge(self.head(torch.cat([low, context], dim=1)), images)
 
 
-def build_deeplabv3(
-    architecture: Architecture, backbone: Architecture, *, initialize: bool
-) -> DeepLabV3:
+def build_deeplabv3(num_labels: int, backbone: Backbone, *, initialize: bool) -> DeepLabV3:
     """Build a DeepLabv3 with random weights.
 
     Args:
-        architecture: The network; it has an output for each label.
+        num_labels: Number of labels.
         backbone: The classifier whose deepest feature map it uses.
         initialize: False skips slow initialisers of the backbone.
 
@@ -103,14 +101,14 @@ def build_deeplabv3(
     """
     level = feature_levels(backbone)[-1]
     features = extract_feature_maps(backbone, [level], initialize=initialize, max_stride=_STRIDE)
-    return DeepLabV3(features, level, architecture.num_outputs)
+    return DeepLabV3(features, level, num_labels)
 
 
-def build_lraspp(architecture: Architecture, backbone: Architecture, *, initialize: bool) -> LRASPP:
+def build_lraspp(num_labels: int, backbone: Backbone, *, initialize: bool) -> LRASPP:
     """Build an LR-ASPP with random weights.
 
     Args:
-        architecture: The network; it has an output for each label.
+        num_labels: Number of labels.
         backbone: The classifier whose feature maps it uses.
         initialize: False skips slow initialisers of the backbone.
 
@@ -122,9 +120,9 @@ def build_lraspp(architecture: Architecture, backbone: Architecture, *, initiali
     finer = [level for level in found if level.stride < min(high.stride, _STRIDE)]
     if not finer:
         raise InputError(
-            f"{backbone.name} cannot be the backbone of {architecture.name}: it has no feature map "
+            f"{backbone.name} cannot be the backbone of an LR-ASPP: it has no feature map "
             f"of a stride below {_STRIDE}; choose another one, such as resnet18."
         )
     levels = [finer[-1], high]
     features = extract_feature_maps(backbone, levels, initialize=initialize, max_stride=_STRIDE)
-    return LRASPP(features, levels, architecture.num_outputs)
+    return LRASPP(features, levels, num_labels)

@@ -10,17 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import Architecture
-from eagleray.models.building import build
-
-if TYPE_CHECKING:
-    from eagleray.models.networks.feature_maps import FeatureLevel
+from eagleray.models.networks.backbone import Backbone, FeatureLevel
 
 __all__ = ["dilate"]
 
@@ -42,37 +38,39 @@ class _Change:
     dilation: int
 
 
-def dilate(module: nn.Module, backbone: Architecture, deepest: FeatureLevel, stride: int) -> None:
+def dilate(module: nn.Module, backbone: Backbone, deepest: FeatureLevel, stride: int) -> None:
     """Change a classifier in place, so that none of its feature maps has a larger stride.
 
     Args:
         module: The classifier.
-        backbone: Its architecture.
+        backbone: What built it.
         deepest: The deepest of its feature maps.
         stride: Largest stride of a feature map, a power of two.
 
     Raises:
         InputError: If its layers cannot be dilated, such as convolutions of 2 x 2.
     """
-    for change in _changes(backbone.name, backbone.in_channels, deepest, stride):
+    for change in _changes(backbone, deepest, stride):
         _apply(module.get_submodule(change.layer), change)
 
 
 @functools.cache
-def _changes(
-    name: str, in_channels: int, deepest: FeatureLevel, stride: int
-) -> tuple[_Change, ...]:
+def _changes(backbone: Backbone, deepest: FeatureLevel, stride: int) -> tuple[_Change, ...]:
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.no_grad():
-        module = build(Architecture(name=name, in_channels=in_channels), initialize=False).eval()
-        passes = _trial_pass(module, in_channels)
+        module = backbone.build(initialize=False).eval()
+        passes = _trial_pass(module, backbone.in_channels)
         changes = tuple(filter(None, (_change(one, stride) for one in passes)))
         for change in changes:
             _apply(module.get_submodule(change.layer), change)
-        sides = [one.after for one in _trial_pass(module, in_channels) if one.path == deepest.layer]
+        sides = [
+            one.after
+            for one in _trial_pass(module, backbone.in_channels)
+            if one.path == deepest.layer
+        ]
     if not sides or sides[-1] != min(stride, deepest.stride):
         raise InputError(
-            f"{name} cannot be dilated to feature maps of the stride {stride}; choose another "
-            f"backbone such as resnet18, or unet/{name}."
+            f"{backbone.name} cannot be dilated to feature maps of the stride {stride}; choose "
+            f"another backbone such as resnet18, or unet/{backbone.name}."
         )
     return changes
 

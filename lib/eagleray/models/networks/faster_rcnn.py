@@ -22,7 +22,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from eagleray.models.networks.anchors import decode
-from eagleray.models.networks.feature_maps import FeatureLevel
+from eagleray.models.networks.backbone import FeatureLevel
 from eagleray.models.networks.layers import group_norm, softmax_logits
 from eagleray.models.networks.proposals import RegionProposalNetwork
 from eagleray.models.networks.pyramid import pyramid_width

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eagleray.models.networks.feature_maps import FeatureLevel
+from eagleray.models.networks.backbone import FeatureLevel
 from eagleray.models.networks.layers import convolutions, points_of
 from eagleray.models.networks.pyramid import Pyramid, pyramid_width
 

@@ -11,18 +11,16 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import TIMM_PREFIX, Architecture
-from eagleray.models.building import build
+from eagleray.models.networks.backbone import Backbone, FeatureLevel
 from eagleray.models.networks.dilation import dilate
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FeatureLevel", "build_on_maps", "extract_feature_maps", "feature_levels"]
+__all__ = ["build_on_maps", "extract_feature_maps", "feature_levels"]
 
 Network = TypeVar("Network", bound="nn.Module")
 
@@ -30,31 +28,13 @@ _TRIAL_SIDE = 128
 _MIN_LEVELS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureLevel:
-    """A feature map of a network.
-
-    Attributes:
-        layer: Name of the layer that returns it.
-        channels: Number of channels.
-        stride: Pixels of the input for a place of the map, in each direction.
-    """
-
-    layer: str
-    channels: int
-    stride: int
-
-
-def feature_levels(backbone: Architecture) -> tuple[FeatureLevel, ...]:
-    """Return the feature maps of a network, the largest first.
-
-    Args:
-        backbone: Architecture of a classifier.
+def feature_levels(backbone: Backbone) -> tuple[FeatureLevel, ...]:
+    """Return the feature maps of a classifier, the largest first.
 
     Raises:
         InputError: If it has no feature maps of three sizes, as vision transformers have not.
     """
-    levels = _feature_levels(backbone.name, backbone.in_channels)
+    levels = _feature_levels(backbone)
     if len(levels) < _MIN_LEVELS:
         raise InputError(
             f"{backbone.name} cannot be a backbone: it has feature maps of {len(levels)} sizes, "
@@ -64,11 +44,11 @@ def feature_levels(backbone: Architecture) -> tuple[FeatureLevel, ...]:
 
 
 @functools.cache
-def _feature_levels(name: str, in_channels: int) -> tuple[FeatureLevel, ...]:
+def _feature_levels(backbone: Backbone) -> tuple[FeatureLevel, ...]:
     import torch
 
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.no_grad():
-        module = build(Architecture(name=name, in_channels=in_channels), initialize=False).eval()
+        module = backbone.build(initialize=False).eval()
         found: dict[int, FeatureLevel] = {}
 
         def record(layer: str, output: Any) -> None:
@@ -84,14 +64,14 @@ def _feature_levels(name: str, in_channels: int) -> tuple[FeatureLevel, ...]:
             if path
         ]
         with contextlib.suppress(RuntimeError, ValueError, AssertionError, TypeError):
-            module(torch.zeros(1, in_channels, _TRIAL_SIDE, _TRIAL_SIDE))
+            module(torch.zeros(1, backbone.in_channels, _TRIAL_SIDE, _TRIAL_SIDE))
         for hook in hooks:
             hook.remove()
     return tuple(found[stride] for stride in sorted(found))
 
 
 def extract_feature_maps(
-    backbone: Architecture,
+    backbone: Backbone,
     levels: Sequence[FeatureLevel],
     *,
     initialize: bool = True,
@@ -100,7 +80,7 @@ def extract_feature_maps(
     """Build the part of a network that some of its feature maps need.
 
     Args:
-        backbone: Architecture of a classifier.
+        backbone: The classifier.
         levels: Feature maps, of `feature_levels`.
         initialize: False skips slow initialisers, for weights that are loaded next.
         max_stride: Largest stride of a feature map, to which the network is dilated; None leaves it
@@ -112,14 +92,14 @@ def extract_feature_maps(
     Raises:
         InputError: If the network cannot be traced, or cannot be dilated.
     """
-    module = build(backbone, initialize=initialize)
+    module = backbone.build(initialize=initialize)
     if max_stride is not None:
         dilate(module, backbone, levels[-1], max_stride)
     names = {level.layer: level.layer for level in levels}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if backbone.name.startswith(TIMM_PREFIX):
+            if backbone.is_of_timm:
                 from timm.models import create_feature_extractor
             else:
                 from torchvision.models.feature_extraction import create_feature_extractor
@@ -133,8 +113,8 @@ def extract_feature_maps(
 
 def build_on_maps(
     network: Callable[[nn.Module, Sequence[FeatureLevel], int], Network],
-    architecture: Architecture,
-    backbone: Architecture,
+    num_labels: int,
+    backbone: Backbone,
     *,
     count: int | None = None,
     initialize: bool,
@@ -143,7 +123,7 @@ def build_on_maps(
 
     Args:
         network: Makes the network of a backbone, its feature maps and the number of labels.
-        architecture: The network; it has an output for each label.
+        num_labels: Number of labels.
         backbone: The classifier.
         count: Number of feature maps; None for all of them.
         initialize: False skips slow initialisers of the backbone.
@@ -153,4 +133,4 @@ def build_on_maps(
     """
     levels = feature_levels(backbone)[-(count or 0) :]
     features = extract_feature_maps(backbone, levels, initialize=initialize)
-    return network(features, levels, architecture.num_outputs)
+    return network(features, levels, num_labels)

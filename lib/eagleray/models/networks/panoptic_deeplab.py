@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from eagleray.models.networks.feature_maps import FeatureLevel
+from eagleray.models.networks.backbone import FeatureLevel
 from eagleray.models.networks.layers import convolutions
 from eagleray.models.networks.segmenters import DECODED_WIDTH, UNetDecoder, make_label_layer
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from eagleray.models.networks.feature_maps import FeatureLevel
+from eagleray.models.networks.backbone import FeatureLevel
 from eagleray.models.networks.layers import group_norm
 
 __all__ = ["Pyramid", "pyramid_width"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eagleray.models.networks.anchors import anchors_of, decode, rows_of, shape_anchors
-from eagleray.models.networks.feature_maps import FeatureLevel
+from eagleray.models.networks.backbone import FeatureLevel
 from eagleray.models.networks.layers import convolutions
 from eagleray.models.networks.pyramid import Pyramid, pyramid_width
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import Architecture
-from eagleray.models.networks.feature_maps import FeatureLevel, extract_feature_maps, feature_levels
+from eagleray.models.networks.backbone import Backbone, FeatureLevel
+from eagleray.models.networks.feature_maps import extract_feature_maps, feature_levels
 from eagleray.models.networks.layers import convolutions, enlarge
 
 __all__ = [
@@ -172,12 +172,12 @@ def _enlarging_layer(channels: int, factor: int) -> nn.ConvTranspose2d:
 
 
 def build_fcn(
-    architecture: Architecture, backbone: Architecture, *, stride: int, initialize: bool
+    num_labels: int, backbone: Backbone, *, stride: int, initialize: bool
 ) -> FullyConvolutional:
     """Build an FCN with random weights.
 
     Args:
-        architecture: The network; it has an output for each label.
+        num_labels: Number of labels.
         backbone: The classifier whose feature maps it uses.
         stride: Pixels of the input for a place of the largest feature map in use: 8 or 32.
         initialize: False skips slow initialisers of the backbone.
@@ -190,9 +190,9 @@ def build_fcn(
     if [level.stride for level in levels] != wanted:
         strides = ", ".join(str(level.stride) for level in feature_levels(backbone))
         raise InputError(
-            f"{backbone.name} cannot be the backbone of {architecture.name}: it has feature maps "
+            f"{backbone.name} cannot be the backbone of fcn{stride}s: it has feature maps "
             f"of the strides {strides}, and {', '.join(map(str, wanted))} are needed; choose "
             f"another one, or unet/{backbone.name}."
         )
     features = extract_feature_maps(backbone, levels, initialize=initialize)
-    return FullyConvolutional(features, levels, architecture.num_outputs)
+    return FullyConvolutional(features, levels, num_labels)

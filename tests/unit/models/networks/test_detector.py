@@ -19,6 +19,7 @@ from eagleray.models.building import (
     check_fits,
     find_head,
     load_backbone,
+    make_backbone,
     replace_head,
 )
 from eagleray.models.networks.detector import Detector
@@ -52,7 +53,7 @@ def detector(backbone: str = "resnet20", num_labels: int = 3, in_channels: int =
     ],
 )
 def test_feature_maps_are_the_last_of_each_size(name: str, levels: list[tuple[int, int]]) -> None:
-    backbone = Architecture(name=name)
+    backbone = make_backbone(name)
     found = feature_levels(backbone)
     assert [(level.channels, level.stride) for level in found] == levels
     maps = extract_feature_maps(backbone, found[-3:], initialize=False).eval()
@@ -71,7 +72,7 @@ def test_feature_maps_are_the_last_of_each_size(name: str, levels: list[tuple[in
 def test_a_network_without_feature_maps_is_no_backbone(name: str) -> None:
     channels = 1 if name == "lenet5" else 3
     with pytest.raises(InputError, match=f"{name} cannot be a backbone: it has feature maps of"):
-        feature_levels(Architecture(name=name, in_channels=channels))
+        feature_levels(make_backbone(name, channels))
 
 
 def test_an_unknown_backbone_gets_the_nearest_names() -> None:

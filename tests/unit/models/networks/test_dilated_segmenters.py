@@ -8,7 +8,7 @@ from torchvision.models import resnet50
 
 from eagleray.core.errors import InputError
 from eagleray.models.architectures import Architecture
-from eagleray.models.building import build, check_fits, find_head, replace_head
+from eagleray.models.building import build, check_fits, find_head, make_backbone, replace_head
 from eagleray.models.networks.dilated_segmenters import LRASPP
 from eagleray.models.networks.feature_maps import extract_feature_maps, feature_levels
 from eagleray.tasks import Semantic
@@ -38,7 +38,7 @@ def test_every_pixel_has_logits(name: str, size: tuple[int, int]) -> None:
 
 def test_a_dilated_classifier_is_the_one_of_torchvision() -> None:
     torch.manual_seed(0)
-    backbone = Architecture(name="resnet50")
+    backbone = make_backbone("resnet50")
     level = feature_levels(backbone)[-1]
     dilated = extract_feature_maps(backbone, [level], max_stride=16).eval()
     theirs = resnet50(replace_stride_with_dilation=[False, False, True]).eval()
@@ -55,7 +55,7 @@ def test_a_dilated_classifier_is_the_one_of_torchvision() -> None:
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "vgg11", "densenet121", "regnet_y_400mf"])
 def test_the_deepest_map_of_a_dilated_classifier_has_the_stride_16(name: str) -> None:
-    backbone = Architecture(name=name)
+    backbone = make_backbone(name)
     levels = feature_levels(backbone)[-2:]
     maps = extract_feature_maps(backbone, levels, initialize=False, max_stride=16).eval()
     with torch.no_grad():
