@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -45,6 +46,18 @@ def test_imports_go_one_way(room: str) -> None:
         assert imported_roots(file) & OURS <= {"eagleray"}, file
         programs = {".".join(module.split(".")[:2]) for module in imported_modules(file)} & PROGRAMS
         assert programs <= ROOMS[room], file
+
+
+def module_name(file: Path, room: str) -> str:
+    """Return the name under which a module of a source folder is imported."""
+    parts = file.relative_to(ROOT / room).with_suffix("").parts
+    return ".".join(parts if room == "lib" else ("eagleray", room, *parts))
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    files = {module_name(file, room): file for room in ROOMS for file in python_files(room)}
+    imports = {name: imported_modules(file) & files.keys() for name, file in files.items()}
+    graphlib.TopologicalSorter(imports).prepare()  # names the circle if there is one
 
 
 def test_packages_import_downwards_only() -> None:
