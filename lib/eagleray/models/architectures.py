@@ -1,6 +1,7 @@
-"""Architectures by name: torchvision's classifiers, registered ones, and timm's by a prefix.
+"""Architectures by name: torchvision's networks, registered ones, and timm's by a prefix.
 
-Networks that say where things are have a prefix too, as in `detector/resnet18`.
+Networks that say where things are have a prefix too, as in `detector/resnet18`, or are those of
+torchvision with published weights (`published`).
 
 A class of an extension is named by its import path, as in `my_networks:Net`. `building` makes
 networks of what is described here.
@@ -33,6 +34,7 @@ from eagleray.imaging import FORMATS, ImageContract, named_contract
 from eagleray.imaging.contract import Color
 from eagleray.models.compositions import backbone_of, composition_prefixes, find_composition
 from eagleray.models.imported import import_network
+from eagleray.models.published import find_published, published_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -176,7 +178,7 @@ def _torchvision_names() -> list[str]:
     import torchvision
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
+    return [*names, *published_names()]
 
 
 def import_timm() -> Any | None:
@@ -309,6 +311,13 @@ def default_contract(
             formats=FORMATS,
         )
         return _with_statistics(named, of_backbone.mean, of_backbone.std)
+    published = find_published(name)
+    if published is not None:
+        weights_entry(name, weights)
+        named = named_contract(
+            contract or published.contract, size=size or published.size, formats=FORMATS
+        )
+        return _with_statistics(named, published.mean, published.std)
     registered = find_registered(name)
     if registered is not None:
         side = size or registered.size

@@ -30,6 +30,7 @@ from eagleray.models.architectures import (
 )
 from eagleray.models.compositions import find_composition
 from eagleray.models.networks.backbone import Backbone
+from eagleray.models.published import find_published
 from eagleray.tasks import Task
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ __all__ = [
 
 _SMALL_PIXELS = 64 * 64
 _WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
+_AUXILIARY = "aux_classifier."  # weights that only served training
 
 
 def build(architecture: Architecture, *, initialize: bool = True) -> nn.Module:
@@ -110,6 +112,11 @@ def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Modu
                 in_chans=architecture.in_channels,
             ),
         )
+    published = find_published(name)
+    if published is not None:
+        module = published.build(name, architecture.num_outputs)
+        _fit_input(module, architecture.in_channels)
+        return module
     import torchvision
 
     options: dict[str, Any] = {"num_classes": architecture.num_outputs}
@@ -122,7 +129,7 @@ def _build_of_images(architecture: Architecture, *, initialize: bool) -> nn.Modu
         }
     if name.startswith(VISION_TRANSFORMER_PREFIX) and architecture.image_size is not None:
         options["image_size"] = architecture.image_size
-    module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    module = cast("nn.Module", torchvision.models.get_model(name, weights=None, **options))
     _fit_input(module, architecture.in_channels)
     return module
 
@@ -154,6 +161,8 @@ def build_pretrained(
         return _pretrained_composition(name, weights, in_channels, num_outputs)
     if name.startswith(TIMM_PREFIX):
         return _pretrained_timm(name, in_channels, num_outputs)
+    if find_published(name) is not None:
+        return _pretrained_places(name, weights, in_channels, num_outputs)
     import torchvision
 
     entry = weights_entry(name, weights)
@@ -218,6 +227,30 @@ def _pretrained_composition(
     module = build(architecture)
     load_backbone(module, classifier.state_dict())
     return module, architecture
+
+
+def _pretrained_places(
+    name: str, weights: str, in_channels: int, num_outputs: int | None
+) -> tuple[nn.Module, Architecture]:
+    """Build a network of `published` with its weights."""
+    network, entry = find_published(name), weights_entry(name, weights)
+    assert network is not None
+    num_published = network.make_task(entry.meta["categories"]).num_outputs
+    module = network.build(name, num_published)
+
+    def load() -> nn.Module:
+        state = entry.get_state_dict(progress=True, check_hash=True)
+        module.load_state_dict(
+            {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
+        )
+        return module
+
+    _fetch(name, entry.url, load)
+    outputs = num_published if num_outputs is None else num_outputs
+    if outputs != num_published:
+        replace_head(module, num_published, outputs)
+    _fit_input(module, in_channels)
+    return module, Architecture(name=name, in_channels=in_channels, num_outputs=outputs)
 
 
 def _drop_auxiliary_heads(module: nn.Module) -> None:
@@ -484,11 +517,14 @@ def find_head(module: nn.Module, num_outputs: int) -> str:
     from torch import nn
 
     from eagleray.models.networks.head import NetworkWithAttributes
+    from eagleray.models.networks.published_layers import LabelConvolution
 
     if isinstance(module, NetworkWithAttributes):
         return "head"
     found = ""
     for path, layer in module.named_modules():
+        if isinstance(layer, LabelConvolution) and layer.num_labels == num_outputs:
+            return str(path)
         is_linear = isinstance(layer, nn.Linear) and layer.out_features == num_outputs
         is_convolution = isinstance(layer, nn.Conv2d) and layer.out_channels == num_outputs
         if is_linear or is_convolution:
@@ -506,6 +542,7 @@ def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
     from torch import nn
 
     from eagleray.models.networks.head import HeadWithAttributes
+    from eagleray.models.networks.published_layers import LabelConvolution
 
     path = find_head(module, present)
     head = module.get_submodule(path)
@@ -514,6 +551,8 @@ def replace_head(module: nn.Module, present: int, num_outputs: int) -> None:
     elif isinstance(head, HeadWithAttributes):
         linear = _linear_like(head.linear, num_outputs)
         replace_layer(module, path, HeadWithAttributes(linear, head.attributes.in_features))
+    elif isinstance(head, LabelConvolution):
+        replace_layer(module, path, head.with_labels(num_outputs))
     else:
         assert isinstance(head, nn.Conv2d)  # of SqueezeNet, and of networks that say where
         sides, padding = (cast("tuple[int, int]", one) for one in (head.kernel_size, head.padding))

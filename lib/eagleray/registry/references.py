@@ -6,6 +6,7 @@ digits/3                     a version of the registry
 s3://bucket/models/digits    a package in an object store
 random:resnet18              an architecture with random weights and ImageNet's labels
 pretrained:resnet18          the same with published weights; `pretrained:resnet18/IMAGENET1K_V1`
+pretrained:retinanet_resnet50_fpn_v2     a detector with published weights and COCO's labels
 features:digits@production   the features before the last layer of any of these: an embedding
 """
 
@@ -29,12 +30,14 @@ from eagleray.models.architectures import (
     has_published,
     imagenet_labels,
     require_architecture,
+    weights_entry,
 )
 from eagleray.models.building import build, build_pretrained
 from eagleray.models.networks.features import features_of
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
+from eagleray.models.published import find_published
 from eagleray.registry.registry import ModelVersion, Registry
-from eagleray.tasks import Multiclass
+from eagleray.tasks import Multiclass, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,14 +216,14 @@ def _unknown_reference(reference: str, settings: Settings) -> InputError | Unkno
 def _random(name: str) -> ModelPackage:
     require_architecture(name)
     contract = default_contract(name)
-    labels = _labels_for(1000)
-    architecture = architecture_for(name, contract, len(labels))
+    task = _published_task(name, 1000)
+    architecture = architecture_for(name, contract, task.num_outputs)
     import torch
 
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the same reference gives the same predictions every time
         module = build(architecture).eval()
-    return _in_memory(architecture, contract, module, labels, note="random weights, seed 0")
+    return _in_memory(architecture, contract, module, task, note="random weights, seed 0")
 
 
 def _pretrained(text: str) -> ModelPackage:
@@ -231,8 +234,22 @@ def _pretrained(text: str) -> ModelPackage:
     weights = weights or "DEFAULT"
     module, architecture = build_pretrained(name, weights=weights)
     contract = default_contract(name, weights=weights)
-    labels = _labels_for(architecture.num_outputs)
-    return _in_memory(architecture, contract, module, labels, note=f"published weights {weights}")
+    task = _published_task(name, architecture.num_outputs, weights)
+    return _in_memory(architecture, contract, module, task, note=f"published weights {weights}")
+
+
+def _published_task(name: str, num_outputs: int, weights: str = "DEFAULT") -> Task:
+    """Return the task of a network's published weights.
+
+    Args:
+        name: Name of the architecture.
+        num_outputs: Number of labels of a classifier.
+        weights: Name of the weights entry.
+    """
+    published = find_published(name)
+    if published is None:
+        return Multiclass(labels=_labels_for(num_outputs))
+    return published.make_task(weights_entry(name, weights).meta["categories"])
 
 
 def _labels_for(num_outputs: int) -> tuple[str, ...]:
@@ -247,7 +264,7 @@ def _in_memory(
     architecture: Architecture,
     contract: ImageContract,
     module: nn.Module,
-    labels: tuple[str, ...],
+    task: Task,
     *,
     note: str,
 ) -> ModelPackage:
@@ -256,7 +273,7 @@ def _in_memory(
     lineage = Lineage.now(note=note).model_copy(update={"created": "1970-01-01T00:00:00+00:00"})
     return create_package(
         name=architecture.name.replace("/", "-"),
-        task=Multiclass(labels=labels),
+        task=task,
         architecture=architecture,
         contract=contract,
         module=module,

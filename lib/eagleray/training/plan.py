@@ -58,6 +58,7 @@ from eagleray.models.building import (
 from eagleray.models.compositions import backbone_of
 from eagleray.models.networks.channels import channels_of
 from eagleray.models.package import ModelPackage
+from eagleray.models.published import require_trainable
 from eagleray.registry.references import find_version, load_model
 from eagleray.registry.registry import Registry
 from eagleray.tasks import Task, make_task, task_class
@@ -317,6 +318,8 @@ def plan_network(
     attributes = _fit_attributes(spec, split, parent or teacher)
     length = num_features(attributes)
     architecture = architecture_for(name, contract, task.num_outputs, length)
+    with spec.naming("architecture" if spec.architecture is not None else "parent"):
+        require_trainable(name, has_weights=parent is not None or spec.pretrained)
     with spec.naming(_field_at_fault(spec, task)):
         check_fits(architecture, *contract.size, task=task, loss=spec.loss)
     _require_whole_image(spec, task, contract)

@@ -20,7 +20,7 @@ from eagleray.models.networks.backbone import FeatureLevel
 from eagleray.models.networks.layers import convolutions, points_of
 from eagleray.models.networks.pyramid import Pyramid, pyramid_width
 
-__all__ = ["FCOS"]
+__all__ = ["FCOS", "joint_logits"]
 
 _DEPTH = 4  # convolutions before each prediction
 _PRIOR = -4.6  # logit of a label before training: 1 %, as most points have no object
@@ -71,7 +71,7 @@ class FCOS(nn.Module):
         label_logits, centreness = torch.cat(labels, dim=1), torch.cat(centres, dim=1)
         return {
             "boxes": torch.cat(boxes, dim=1),
-            "logits": _joint_logits(label_logits, centreness),
+            "logits": joint_logits(label_logits, centreness),
             "label_logits": label_logits,
             "centreness": centreness[..., 0],
             "points": torch.cat(points).expand(images.shape[0], -1, -1),
@@ -112,7 +112,7 @@ def _decode(raw: Tensor, points: Tensor) -> Tensor:
     return torch.cat([place - distances[..., :2], place + distances[..., 2:]], dim=2)
 
 
-def _joint_logits(labels: Tensor, centreness: Tensor) -> Tensor:
+def joint_logits(labels: Tensor, centreness: Tensor) -> Tensor:
     """Return the logits of the geometric means of probabilities, of which logits are given."""
     log_score = (functional.logsigmoid(labels) + functional.logsigmoid(centreness)) / 2
     return log_score - (1 - log_score.exp()).clamp(min=_MIN_ABSENCE).log()

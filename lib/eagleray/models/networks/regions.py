@@ -17,13 +17,17 @@ from torchvision.ops import roi_align
 
 __all__ = ["pool_regions"]
 
-_SUITABLE = 7.0  # places of a level along the side of a box, and up to twice as many
 _SAMPLES = 2  # of a pooled place, in each direction
 _MARGIN = 2  # places around a level that repeat its last ones, for boxes at its edges
 
 
 def pool_regions(
-    levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, side: int
+    levels: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Tensor,
+    side: int,
+    *,
+    places: float = 7.0,
 ) -> Tensor:
     """Cut boxes out of feature maps.
 
@@ -32,12 +36,13 @@ def pool_regions(
         strides: Pixels of the input for a place of each of them, each twice the one before.
         boxes: Boxes (N, P, 4) as x1, y1, x2, y2 within the input, in its pixels.
         side: Places of a pooled box in each direction.
+        places: Places along the side of a box in the level that suits it, and up to twice as many.
 
     Returns:
         float32 tensor (N·P, F, side, side).
     """
     boxes = boxes.nan_to_num()  # of weights that have diverged: the kernel reads at any place
-    index = _suitable_level(boxes, strides[0], len(levels))
+    index = _suitable_level(boxes, places * strides[0], len(levels))
     tops = [0]
     for features in levels[:-1]:
         tops.append(tops[-1] + features.shape[2] + _MARGIN)
@@ -51,10 +56,16 @@ def pool_regions(
     return pooled
 
 
-def _suitable_level(boxes: Tensor, stride: int, count: int) -> Tensor:
-    """Return the level of each box (N, P), int64: of twice the stride for twice the side."""
+def _suitable_level(boxes: Tensor, side: float, count: int) -> Tensor:
+    """Return the level of each box (N, P), int64: of twice the stride for twice the side.
+
+    Args:
+        boxes: Boxes (N, P, 4).
+        side: Side of the smallest boxes of the first level.
+        count: Number of levels.
+    """
     area = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=2)
-    octave = (area.sqrt() / (_SUITABLE * stride)).clamp(min=1e-6).log2()
+    octave = (area.sqrt() / side).clamp(min=1e-6).log2()
     return octave.floor().clamp(0, count - 1).long()
 
 
