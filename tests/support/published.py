@@ -68,17 +68,19 @@ def publish_network(hub: Path, name: str, pixels: Pixels) -> None:
 def objects_of_torchvision(name: str, pixels: Pixels, **options: Any) -> list[tuple[float, ...]]:
     """Return what torchvision's own network finds: x1, y1, x2, y2, score and category, best first.
 
+    It computes in double precision.
+
     Args:
         name: Name of the network, whose weights are in the folder of the hub.
         pixels: A picture of the size that the network takes, uint8 (H, W, 3).
         options: Settings of the network.
     """
-    network = torchvision.models.get_model(name, weights="DEFAULT", **options).eval()
-    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    network = torchvision.models.get_model(name, weights="DEFAULT", **options).eval().double()
+    image = torch.from_numpy(pixels).permute(2, 0, 1).double() / 255
     with torch.inference_mode():
         (found,) = network([image])
     rows = torch.cat(
-        [found["boxes"], found["scores"][:, None], found["labels"][:, None].float()], dim=1
+        [found["boxes"], found["scores"][:, None], found["labels"][:, None].double()], dim=1
     )
     return [tuple(row) for row in rows.tolist()]
 

@@ -267,7 +267,7 @@ def list_architectures(
     part: Annotated[str, typer.Argument(help="Show only names that contain this text.")] = "",
     json_output: JsonOption = False,
 ) -> None:
-    """List the architectures that can be trained."""
+    """List the architectures: networks that are trained, or predict with published weights."""
     from eagleray.models.architectures import architecture_names
     from eagleray.models.compositions import composition_prefixes
 

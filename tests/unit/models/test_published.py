@@ -15,19 +15,18 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torch import Tensor
 
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.imaging.contract import IMAGENET_MEAN, IMAGENET_STD
 from eagleray.inference.predictor import Predictor
-from eagleray.models.architectures import Architecture, default_contract
+from eagleray.models.architectures import Architecture, default_contract, require_architecture
 from eagleray.models.building import build, build_on_meta
-from eagleray.models.package import create_package
+from eagleray.models.networks.published_two_stage import PublishedFasterRCNN
 from eagleray.models.published import find_published, published_names, require_trainable
 from eagleray.registry.references import load_model
 from eagleray.tasks import Detection, Semantic
 from eagleray.tasks.detection.object_task import ObjectsPrediction
-from eagleray.tasks.segmentation.class_maps import decode_mask
-from eagleray.tasks.segmentation.semantic import MapPrediction
 from tests.support.images import Pixels
 from tests.support.published import hub_folder, noise, objects_of_torchvision, publish_network
 
@@ -51,35 +50,40 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return hub_folder(tmp_path, monkeypatch)
 
 
-def png(pixels: Pixels) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
-
-
-def predicted(name: str, hub: Path) -> tuple[Any, Any, Pixels]:
-    """Predict a picture of the input's size; return the prediction, the task and the picture.
+def picture_for(name: str, hub: Path) -> Pixels:
+    """Publish random weights of a network; return a picture of the size of its input.
 
     Networks that take any size see a small picture, whose sides are no multiples of all strides.
     """
     side = default_contract(name).size[0] if name.startswith("ssd") else 288
     pixels = noise((side, side))
     publish_network(hub, name, pixels)
+    return pixels
+
+
+def ours(name: str, pixels: Pixels) -> tuple[Tensor, Any]:
+    """Return what the network and its task make of a picture, and the task.
+
+    Layers compute in double precision: rounding, which random weights amplify, hides no fault.
+    """
     package = load_model(f"pretrained:{name}").package
-    smaller = create_package(
-        name=name,
-        task=package.task,
-        architecture=package.manifest.architecture,
-        contract=default_contract(name, size=side),
-        module=package.build_module(),
-        lineage=package.manifest.lineage,
-    )
-    predictor = Predictor(smaller, engine="eager", precision="float32")
-    (outcome,) = predictor.predict([png(pixels)])
-    return outcome.prediction, package.task, pixels
+    contract = package.contract
+    module = package.build_module().double()
+    if isinstance(module, PublishedFasterRCNN):
+        module.roi_heads.float()  # regions are cut out in single precision
+    with torch.inference_mode():
+        outputs = module(normalized(pixels, contract.mean, contract.std))
+        return package.task.activate(outputs), package.task
 
 
-def theirs(name: str, pixels: Pixels, task: Detection) -> list[tuple[float, ...]]:
+def normalized(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return a picture as the input of a network (1, 3, H, W), in double precision."""
+    image = torch.from_numpy(pixels).permute(2, 0, 1).double() / 255
+    shift, scale = (torch.tensor(one, dtype=torch.float64)[:, None, None] for one in (mean, std))
+    return ((image - shift) / scale)[None]
+
+
+def theirs(name: str, pixels: Pixels, task: Detection) -> npt.NDArray[np.float64]:
     """Return the objects that torchvision finds, with the settings of a task."""
     prefix = "box_" if name.startswith("faster") else ""
     options = {
@@ -96,23 +100,20 @@ def theirs(name: str, pixels: Pixels, task: Detection) -> list[tuple[float, ...]
         label = categories[int(category)]
         if label in task.labels:
             rows.append((*box, score, float(task.labels.index(label))))
-    return rows[: task.max_objects]
+    return np.array(rows[: task.max_objects])
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-def test_a_detector_finds_what_it_finds_in_torchvision(name: str, hub: Path) -> None:
-    outcome, task, pixels = predicted(name, hub)
-    assert isinstance(outcome, ObjectsPrediction)
-    assert isinstance(task, Detection)
-    found = outcome.detections[outcome.detections[:, 4] > 0]
-    expected = np.array(theirs(name, pixels, task))
+def require_same(
+    found: npt.NDArray[Any], expected: npt.NDArray[Any], *, pixels: float, score: float
+) -> None:
+    """Check that objects are the same; those of equal scores may change places."""
     assert len(found) == len(expected) > 50
     assert len(set(expected[:, 5])) > 5
-    np.testing.assert_allclose(found[:, 4], expected[:, 4], atol=1e-5)
-    order = [nearest(row, found) for row in expected]  # equal scores may change places
+    np.testing.assert_allclose(found[:, 4], expected[:, 4], rtol=0, atol=score)
+    order = [nearest(row, found) for row in expected]
     assert sorted(order) == list(range(len(found)))
     np.testing.assert_array_equal(found[order, 5], expected[:, 5])
-    np.testing.assert_allclose(found[order, :4], expected[:, :4], atol=1e-3)
+    np.testing.assert_allclose(found[order, :4], expected[:, :4], rtol=0, atol=pixels)
 
 
 def nearest(row: npt.NDArray[Any], rows: npt.NDArray[Any]) -> int:
@@ -121,20 +122,39 @@ def nearest(row: npt.NDArray[Any], rows: npt.NDArray[Any]) -> int:
     return int(distances.argmin())
 
 
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_finds_what_it_finds_in_torchvision(name: str, hub: Path) -> None:
+    pixels = picture_for(name, hub)
+    (rows,), task = ours(name, pixels)
+    found = rows[rows[:, 4] > 0].numpy()
+    require_same(found, theirs(name, pixels, task), pixels=1e-3, score=1e-5)
+
+
 @pytest.mark.parametrize("name", SEGMENTERS)
 def test_a_segmenter_finds_the_classes_that_it_finds_in_torchvision(name: str, hub: Path) -> None:
-    prediction, task, pixels = predicted(name, hub)
-    assert isinstance(prediction, MapPrediction)
+    pixels = picture_for(name, hub)
+    (probabilities,), task = ours(name, pixels)
     assert isinstance(task, Semantic)
     assert (task.labels[0], task.labels[15], len(task.labels)) == ("background", "person", 21)
-    network = torchvision.models.get_model(name, weights="DEFAULT").eval()
-    mean, std = (torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
-    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    network = torchvision.models.get_model(name, weights="DEFAULT").eval().double()
     with torch.inference_mode():
-        expected = network(((image - mean) / std)[None])["out"][0].argmax(dim=0).numpy()
-    found = decode_mask(prediction.mask)
-    assert len(np.unique(expected)) > 5
-    assert (found == expected).mean() > 0.9999  # rounding decides where two classes are as likely
+        (expected,) = network(normalized(pixels, IMAGENET_MEAN, IMAGENET_STD))["out"].softmax(dim=1)
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=1e-6)
+    assert len(expected.argmax(dim=0).unique()) > 5
+
+
+def test_a_predictor_finds_in_a_file_what_torchvision_finds_in_its_pixels(hub: Path) -> None:
+    name = "ssdlite320_mobilenet_v3_large"
+    pixels = picture_for(name, hub)
+    package = load_model(f"pretrained:{name}").package
+    assert isinstance(package.task, Detection)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    predictor = Predictor(package, engine="eager", precision="float32")
+    (outcome,) = predictor.predict([file.getvalue()])
+    assert isinstance(outcome.prediction, ObjectsPrediction)
+    found = outcome.prediction.detections
+    require_same(found, theirs(name, pixels, package.task), pixels=0.02, score=1e-4)
 
 
 @pytest.mark.parametrize("name", published_names())
@@ -156,6 +176,7 @@ def test_the_labels_are_those_of_coco_and_the_settings_those_of_torchvision() ->
     for name in published_names():
         network = find_published(name)
         assert network is not None
+        require_architecture(network.like)
         entry = torchvision.models.get_model_weights(name).DEFAULT
         task = network.make_task(entry.meta["categories"])
         if isinstance(task, Detection):

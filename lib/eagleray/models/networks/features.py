@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from eagleray.core.errors import InputError
@@ -72,7 +73,8 @@ def _dimension(package: ModelPackage, module: nn.Module, head: str) -> int:
     import torch
 
     contract = package.contract
-    with torch.inference_mode():
+    features = None
+    with torch.inference_mode(), contextlib.suppress(RuntimeError):  # it may need its last layer
         features = module(torch.zeros(1, contract.channels, *contract.size))
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         raise InputError(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.ops import roi_align
 
 from eagleray.models.networks.anchors import decode, rows_of
 from eagleray.models.networks.layers import softmax_logits
@@ -24,7 +25,6 @@ from eagleray.models.networks.published_layers import (
     level_anchors,
     pad_images,
 )
-from eagleray.models.networks.regions import pool_regions
 from eagleray.models.networks.suppression import (
     clip_boxes,
     pairwise_overlaps,
@@ -36,6 +36,8 @@ __all__ = ["PublishedFasterRCNN"]
 
 _CANDIDATES = 1000  # of an image, as many as a task compares
 _SIDE = 7  # places of the features of a proposal, in each direction
+_SAMPLES = 2  # of such a place, in each direction
+_EPSILON = 1e-6  # octaves by which a box may be too small for its level
 _PLACES = 14.0  # of a level along the side of a box that it suits, and up to twice as many
 _ROUNDS = 32  # of the suppression: far more boxes than overlap one after the other
 _DELTA_UNITS = (0.1, 0.1, 0.2, 0.2)  # of the outputs of the second stage
@@ -98,11 +100,8 @@ class PublishedFasterRCNN(FixedNormalization):
             parts.append(self._best_of_level(objectness, boxes, size))
         ranks, boxes = (torch.cat(one, dim=1) for one in zip(*parts, strict=True))
         ranks, best = ranks.topk(min(self._max_proposals, ranks.shape[1]), dim=1)
-        found = take_boxes(boxes, best)
-        has_area = ((found[..., 2:] - found[..., :2]) >= _MIN_SIDE).all(dim=2)
-        return found, has_area & (ranks.sigmoid() >= self.rpn.score_thresh) & (
-            ranks > -_SUPPRESSED / 2
-        )
+        is_proposed = (ranks > -_SUPPRESSED / 2) & (ranks.sigmoid() >= self.rpn.score_thresh)
+        return take_boxes(boxes, best), is_proposed
 
     def _best_of_level(
         self, objectness: Tensor, boxes: Tensor, size: tuple[int, int]
@@ -111,19 +110,29 @@ class PublishedFasterRCNN(FixedNormalization):
         ranks, best = objectness.topk(min(self._max_of_level, objectness.shape[1]), dim=1)
         own = clip_boxes(take_boxes(boxes, best), size)
         stays = unsuppressed(pairwise_overlaps(own), self.rpn.nms_thresh, rounds=_ROUNDS)
-        return torch.where(stays, ranks, ranks - _SUPPRESSED), own
+        has_area = ((own[..., 2:] - own[..., :2]) >= _MIN_SIDE).all(dim=2)
+        return torch.where(stays & has_area, ranks, ranks - _SUPPRESSED), own
 
     def _pool(self, padded: Tensor, maps: Mapping[str, Tensor], boxes: Tensor) -> Tensor:
         """Cut boxes (N, P, 4) out of the maps that suit their sizes, (N·P, F, 7, 7).
 
-        Of maps of one stride, as MobileNet has, torchvision uses the first one.
+        Of maps of one stride, as MobileNet has, torchvision uses the first one. To keep shapes
+        fixed, every box is cut out of every map, and one of the results is taken.
         """
         levels: dict[int, Tensor] = {}
         for name in self.roi_heads.box_roi_pool.featmap_names:
             if name in maps:
                 stride = 2 ** round(math.log2(padded.shape[2] / maps[name].shape[2]))
-                levels.setdefault(stride, maps[name])
-        return pool_regions(list(levels.values()), list(levels), boxes, _SIDE, places=_PLACES)
+                levels.setdefault(stride, maps[name].float())
+        index = _suitable_level(boxes, _PLACES * min(levels), len(levels)).flatten()
+        image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
+        numbers = image[:, None, None].expand(-1, boxes.shape[1], 1)
+        regions = torch.cat([numbers, boxes.nan_to_num()], dim=2).flatten(0, 1)
+        pooled = regions.new_zeros(())
+        for place, (stride, features) in enumerate(levels.items()):
+            own = roi_align(features, regions, _SIDE, 1 / stride, sampling_ratio=_SAMPLES)
+            pooled = torch.where((index == place)[:, None, None, None], own, pooled)
+        return pooled
 
     def _best(
         self, proposals: Tensor, logits: Tensor, moves: Tensor, size: tuple[int, int]
@@ -147,3 +156,16 @@ class PublishedFasterRCNN(FixedNormalization):
             "boxes": clip_boxes(boxes, size),
             "logits": torch.where(own, chosen[..., None], _ABSENT),
         }
+
+
+def _suitable_level(boxes: Tensor, side: float, count: int) -> Tensor:
+    """Return the level of each box (N, P), int64: of twice the stride for twice the side.
+
+    Args:
+        boxes: Boxes (N, P, 4).
+        side: Side from which boxes suit the first level; smaller ones have no other.
+        count: Number of levels.
+    """
+    area = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=2)
+    octave = (area.sqrt() / side).clamp(min=1e-6).log2() + _EPSILON
+    return octave.floor().clamp(0, count - 1).long()
