@@ -21,8 +21,8 @@ from eagleray.serve.http.parameters import (
 )
 from eagleray.serve.http.pictures import PICTURE, draw_result
 from eagleray.serve.http.schemas import MlflowResponse, refusals
-from eagleray.serving.requests import PredictRequest, PredictResult
-from eagleray.serving.responses import PredictResponse
+from eagleray.serving.prediction.requests import PredictRequest, PredictResult
+from eagleray.serving.prediction.responses import PredictResponse
 from eagleray.serving.service import ImageService
 
 __all__ = ["predict_routes"]

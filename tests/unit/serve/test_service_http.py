@@ -22,8 +22,8 @@ from eagleray.core.types import TOLERANCE
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.registry import Registry
 from eagleray.serve.messages import message
-from eagleray.serving.applications import Applications
-from eagleray.serving.routes import Routes
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.versions.routes import Routes
 from eagleray.tasks.outcome import Outcome
 from tests.support.images import encode, photo
 from tests.support.models import golden_png

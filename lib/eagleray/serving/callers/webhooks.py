@@ -24,8 +24,8 @@ from typing import Any
 from eagleray.core.errors import InputError
 from eagleray.io.http import UrlPolicy
 from eagleray.io.http.post import post_url
-from eagleray.serving.requests import PredictRequest, PredictResult
-from eagleray.serving.routing import Webhook
+from eagleray.serving.prediction.requests import PredictRequest, PredictResult
+from eagleray.serving.versions.routing import Webhook
 from eagleray.tasks.limits import exceeded_limits
 
 __all__ = ["SIGNATURE", "Webhooks", "sign"]

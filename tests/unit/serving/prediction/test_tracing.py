@@ -14,7 +14,7 @@ from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.core.settings import Settings, read_settings
 from eagleray.registry.registry import Registry
 from eagleray.serve.messages import message
-from eagleray.serving.tracing import NO_TRACE, Tracing, open_tracing
+from eagleray.serving.prediction.tracing import NO_TRACE, Tracing, open_tracing
 from tests.support.models import golden_png
 from tests.support.otlp import ERROR, SERVER, Collector, SeenSpan, running_collector
 from tests.support.serving import (
@@ -186,7 +186,8 @@ def test_without_a_collector_there_is_one_object_and_no_import(tmp_path: Path) -
     assert tracing.begin(PARENT) is NO_TRACE
     assert not NO_TRACE.is_recording
     code = (
-        "import sys; from eagleray.serving.tracing import *; from eagleray.core.settings import *; "
+        "import sys; from eagleray.core.settings import *; "
+        "from eagleray.serving.prediction.tracing import *; "
         "open_tracing(Settings()).begin({}); "
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )

@@ -24,7 +24,7 @@ from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 from eagleray.core.settings import Settings
-from eagleray.serving.workers import TimedOutcome
+from eagleray.serving.prediction.workers import TimedOutcome
 
 if TYPE_CHECKING:  # only where a collector is configured
     from opentelemetry.trace import Span, Tracer

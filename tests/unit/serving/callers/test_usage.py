@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from eagleray.cli.main import app
 from eagleray.core.settings import Settings
 from eagleray.database.store import OpenDatabase, open_database
-from eagleray.serving.applications import Applications
-from eagleray.serving.usage import UsageStore
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.callers.usage import UsageStore
 from tests.support.serving import IMAGE, PREDICT, RunningApp, registry_with, with_service
 from tests.support.usage import NOON, Replica, check_concurrent_additions, check_sums
 

@@ -13,17 +13,17 @@ import sqlalchemy as sa
 from eagleray.core.environment import is_loopback_address
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.database.store import OpenDatabase, open_database
-from eagleray.serving.admission import (
+from eagleray.serving.callers.admission import (
     ANONYMOUS,
     Access,
     Quotas,
     authenticate,
     determine_access,
 )
-from eagleray.serving.applications import Applications, key_digest
+from eagleray.serving.callers.applications import Applications, key_digest
 from eagleray.serving.problems import FullError, NotAllowedError
-from eagleray.serving.routes import Routes
-from eagleray.serving.routing import Application, Callers, Role, Route, Snapshot, Via
+from eagleray.serving.versions.routes import Routes
+from eagleray.serving.versions.routing import Application, Callers, Role, Route, Snapshot, Via
 from tests.support.models import settings_in
 
 KEYED = Access(keyless=False, database="", last_change=0)

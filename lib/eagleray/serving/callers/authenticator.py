@@ -7,8 +7,8 @@ from collections.abc import Callable
 from eagleray.core.errors import DatabaseReplacedError, OutageError
 from eagleray.core.settings import Settings
 from eagleray.database.store import open_database
-from eagleray.serving.admission import Access, authenticate, determine_access
-from eagleray.serving.routing import Snapshot
+from eagleray.serving.callers.admission import Access, authenticate, determine_access
+from eagleray.serving.versions.routing import Snapshot
 from eagleray.serving.watch import SnapshotWatch
 
 __all__ = ["Authenticator"]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from eagleray.core.errors import BadImageError
 from eagleray.imaging import DecodedImage
 from eagleray.models.attributes import Features
-from eagleray.serving.image_urls import ImageUrl, ImageUrlReader
-from eagleray.serving.loading import ImageWithAttributes, LoadedVersion
-from eagleray.serving.requests import PredictRequest
+from eagleray.serving.prediction.image_urls import ImageUrl, ImageUrlReader
+from eagleray.serving.prediction.requests import PredictRequest
+from eagleray.serving.prediction.tracing import ONLY_FAILURES
+from eagleray.serving.prediction.workers import TimedOutcome, WorkerThreads
 from eagleray.serving.telemetry import Telemetry
-from eagleray.serving.tracing import ONLY_FAILURES
-from eagleray.serving.workers import TimedOutcome, WorkerThreads
+from eagleray.serving.versions.loading import ImageWithAttributes, LoadedVersion
 from eagleray.tasks.outcome import Outcome
 
 __all__ = ["Pipeline"]

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Generic
 
 from eagleray.core.errors import UnknownVersionError
-from eagleray.serving.model_cache import CachedVersion, LoadedT, LoadState, ModelCache
 from eagleray.serving.problems import NotReadyError
-from eagleray.serving.routing import Choice, Role, Snapshot
+from eagleray.serving.versions.model_cache import CachedVersion, LoadedT, LoadState, ModelCache
+from eagleray.serving.versions.routing import Choice, Role, Snapshot
 
 __all__ = ["LoadState", "ModelPool", "ModelPoolOptions", "VersionEvent", "VersionReport"]
 

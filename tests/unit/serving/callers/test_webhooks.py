@@ -19,10 +19,10 @@ from eagleray.cli.apps import apps_app
 from eagleray.cli.webhooks import check_labels
 from eagleray.core.errors import InputError, UnknownNameError
 from eagleray.database.store import open_database
-from eagleray.serving.applications import Applications
-from eagleray.serving.routing import Application, Webhook
-from eagleray.serving.webhook_policy import webhook_policy
-from eagleray.serving.webhooks import Webhooks, sign
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.callers.webhook_policy import webhook_policy
+from eagleray.serving.callers.webhooks import Webhooks, sign
+from eagleray.serving.versions.routing import Application, Webhook
 from eagleray.tasks import Detection, Multiclass
 from eagleray.tasks.detection.object_task import ObjectsPrediction
 from eagleray.tasks.detection.objects import DetectedObject

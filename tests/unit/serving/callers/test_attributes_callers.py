@@ -28,8 +28,8 @@ from eagleray.io.storage import S3Options, read_bytes
 from eagleray.models.package import write_package
 from eagleray.registry.registry import Registry
 from eagleray.serve.messages import message
-from eagleray.serving.routes import Routes
-from eagleray.serving.shadows import ShadowComparison
+from eagleray.serving.prediction.shadows import ShadowComparison
+from eagleray.serving.versions.routes import Routes
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.manifest import ManifestReader
 from tests.support.attributes import package_with_attributes

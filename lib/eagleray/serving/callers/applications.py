@@ -29,8 +29,8 @@ from eagleray.database.tables import (
     WebhookRow,
 )
 from eagleray.serving.audit import Change, read_changes, record_change
-from eagleray.serving.routing import Application, Callers, Key, Webhook
-from eagleray.serving.webhook_policy import webhook_policy
+from eagleray.serving.callers.webhook_policy import webhook_policy
+from eagleray.serving.versions.routing import Application, Callers, Key, Webhook
 from eagleray.tasks.limits import CountLimit
 
 __all__ = ["Applications", "KeyInfo", "NewKey", "key_digest"]

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from eagleray.core.errors import AttributeValueError
-from eagleray.serving.loading import LoadedVersion
-from eagleray.serving.model_pool import ModelPool
-from eagleray.serving.pipeline import Pipeline
-from eagleray.serving.requests import PredictRequest, PredictResult
-from eagleray.serving.routing import Choice
+from eagleray.serving.prediction.pipeline import Pipeline
+from eagleray.serving.prediction.requests import PredictRequest, PredictResult
+from eagleray.serving.prediction.tracing import NO_TRACE
+from eagleray.serving.prediction.workers import TimedOutcome
 from eagleray.serving.telemetry import Telemetry
-from eagleray.serving.tracing import NO_TRACE
-from eagleray.serving.workers import TimedOutcome
+from eagleray.serving.versions.loading import LoadedVersion
+from eagleray.serving.versions.model_pool import ModelPool
+from eagleray.serving.versions.routing import Choice
 from eagleray.tasks import Outcome, Task
 
 __all__ = ["ShadowComparison", "ShadowDifference", "Shadows"]

@@ -12,7 +12,7 @@ from eagleray.core.errors import Reason
 from eagleray.core.types import Isolation
 from eagleray.imaging import FORMATS, DecodedImage, decode, detect_format, named_contract
 from eagleray.imaging.sandbox import DecodeSandbox
-from eagleray.serving.decoding import Decoding
+from eagleray.serving.prediction.decoding import Decoding
 from eagleray.tasks.outcome import Outcome
 from tests.support.images import LOSSLESS, encode, photo
 from tests.support.killers import killer_jpeg, sandbox_processes
@@ -88,7 +88,7 @@ def test_an_image_that_kills_its_decoder_affects_no_other_image(
     status: int,
     reason: str,
 ) -> None:
-    monkeypatch.setattr("eagleray.serving.decoding._MEMORY_BYTES", 2**28)
+    monkeypatch.setattr("eagleray.serving.prediction.decoding._MEMORY_BYTES", 2**28)
     good = golden_png(1)
 
     async def test(running: RunningApp) -> None:

@@ -19,7 +19,7 @@ from eagleray.models.attributes import Features, num_features
 from eagleray.models.package import ModelManifest
 from eagleray.registry.registry import Registry
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.decoding import Decoding
+from eagleray.serving.prediction.decoding import Decoding
 from eagleray.tasks.outcome import Outcome
 
 __all__ = ["ImageWithAttributes", "LoadedVersion", "Loader"]
@@ -193,7 +193,7 @@ class Loader:
         words += ["--config", self._config.model_dump_json(), "--device", self._device]
         words += ["--num-workers", str(self._num_workers)]
         words += ["--threads-per-worker", str(self._threads_per_worker)]
-        command = [sys.executable, "-P", "-m", "eagleray.serving.loading", *words]
+        command = [sys.executable, "-P", "-m", "eagleray.serving.versions.loading", *words]
         done = subprocess.run(
             command,
             capture_output=True,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagleray.imaging import DecodedImage
-from eagleray.serving.explanations import LabelOverlay
-from eagleray.serving.image_urls import ImageUrl
-from eagleray.serving.loading import LoadedVersion
-from eagleray.serving.responses import image_prediction
-from eagleray.serving.tracing import NO_TRACE, Trace
-from eagleray.serving.workers import TimedOutcome
+from eagleray.serving.prediction.explanations import LabelOverlay
+from eagleray.serving.prediction.image_urls import ImageUrl
+from eagleray.serving.prediction.responses import image_prediction
+from eagleray.serving.prediction.tracing import NO_TRACE, Trace
+from eagleray.serving.prediction.workers import TimedOutcome
+from eagleray.serving.versions.loading import LoadedVersion
 from eagleray.tasks.limits import CountLimit
 
 __all__ = ["ImageInRequest", "PredictRequest", "PredictResult"]

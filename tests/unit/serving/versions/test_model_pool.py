@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 
 from eagleray.core.errors import PackageError
-from eagleray.serving.model_cache import LoadState
-from eagleray.serving.model_pool import ModelPool, ModelPoolOptions, VersionEvent
 from eagleray.serving.problems import NotReadyError
-from eagleray.serving.routing import Application, Choice, Role, Route, Snapshot, Via, choose
+from eagleray.serving.versions.model_cache import LoadState
+from eagleray.serving.versions.model_pool import ModelPool, ModelPoolOptions, VersionEvent
+from eagleray.serving.versions.routing import (
+    Application,
+    Choice,
+    Role,
+    Route,
+    Snapshot,
+    Via,
+    choose,
+)
 
 DEFAULT = Role("digits", Via.DEFAULT)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from eagleray.core.errors import Reason
+from eagleray.serving.prediction.workers import TimedOutcome, WorkerOptions, WorkerThreads
 from eagleray.serving.problems import DeadlineError, FullError
-from eagleray.serving.workers import TimedOutcome, WorkerOptions, WorkerThreads
 from eagleray.tasks.outcome import Failure, Outcome, Prediction
 
 

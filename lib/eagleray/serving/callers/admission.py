@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from eagleray.core.environment import is_loopback_address
 from eagleray.core.errors import InputError
 from eagleray.database.store import OpenDatabase
-from eagleray.serving.applications import Applications, key_digest
+from eagleray.serving.callers.applications import Applications, key_digest
 from eagleray.serving.problems import FullError, NotAllowedError, TooLargeError
-from eagleray.serving.routing import Snapshot
+from eagleray.serving.versions.routing import Snapshot
 
 __all__ = [
     "ANONYMOUS",

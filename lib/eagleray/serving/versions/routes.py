@@ -11,7 +11,7 @@ from eagleray.database.rows import BadRowError, readable_rows, report_bad_row
 from eagleray.database.store import OpenDatabase
 from eagleray.database.tables import ModelRouteRow, ServedRow
 from eagleray.serving.audit import Change, read_changes, record_change
-from eagleray.serving.routing import Role, Route, Via
+from eagleray.serving.versions.routing import Role, Route, Via
 
 __all__ = ["Routes"]
 

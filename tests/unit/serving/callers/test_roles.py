@@ -12,9 +12,9 @@ from eagleray.cli.main import app
 from eagleray.core.errors import ExitCode, InputError, UnknownNameError
 from eagleray.core.settings import read_settings
 from eagleray.database.store import OpenDatabase, open_database
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.callers.roles import Grant, Role, Roles
 from eagleray.serving.problems import ForbiddenError
-from eagleray.serving.roles import Grant, Role, Roles
 from tests.support.models import settings_in
 
 

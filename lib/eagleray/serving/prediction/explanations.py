@@ -22,8 +22,8 @@ from eagleray.imaging import DecodedImage
 from eagleray.inference.explain import Explainer
 from eagleray.models.attributes import Features
 from eagleray.reports.overlays import encode_picture, overlay, picture_contract
-from eagleray.serving.loading import LoadedVersion
 from eagleray.serving.problems import DeadlineError, FullError
+from eagleray.serving.versions.loading import LoadedVersion
 
 __all__ = ["Explanations", "LabelOverlay"]
 

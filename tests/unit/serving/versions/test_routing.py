@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eagleray.core.errors import UnknownNameError
-from eagleray.serving.routing import (
+from eagleray.serving.versions.routing import (
     Application,
     Role,
     Route,
