@@ -91,12 +91,12 @@ def test_every_way_to_send_an_image_gets_the_predictors_result(registry: Registr
 
 def test_the_accept_header_chooses_between_json_and_a_picture(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
-        for accept, status in {"image/*": 400, "image/png;q=0.9": 400, "*/*": 200}.items():
+        for accept, status in {"image/*": 422, "image/png;q=0.9": 422, "*/*": 200}.items():
             words: dict[str, Any] = {"content": IMAGE, "headers": {"accept": accept}}
             response = await running.client.post(PREDICT, **words)
             assert response.status_code == status, accept
             # A classifier says no places, so that there is nothing to draw.
-            assert ("accept application/json" in response.text) == (status == 400)
+            assert ("accept application/json" in response.text) == (status == 422)
 
     with_service(registry, test)
 
