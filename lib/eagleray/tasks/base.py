@@ -537,6 +537,10 @@ class Task(BaseModel):
         """
         raise NotImplementedError
 
+    def is_empty(self, prediction: Prediction) -> bool:
+        """Return whether a prediction has no objects, by which two models could be compared."""
+        return False
+
     def describe(self, prediction: Prediction) -> str | None:
         """Return a prediction in one word, for lists of differences."""
         return "|".join(prediction.labels) or None

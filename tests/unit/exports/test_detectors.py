@@ -101,6 +101,22 @@ def test_an_export_has_boxes_and_scores_and_an_example_that_finds_the_objects(
         assert [float(edge) for edge in edges] == pytest.approx(box, abs=0.06)
 
 
+def test_an_export_without_an_object_to_compare_is_refused_before_it_is_made(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path)
+    settings.make_home()
+    strict = package().task.model_copy(update={"min_score": 1.0})
+    model = ModelPackage(
+        package().manifest.model_copy(update={"task": strict}), dict(package().files)
+    )
+    spec = ExportSpec(model="found", output=str(tmp_path / "out" / "export"), format="openvino")
+    fault = r"'found' finds no object in any of the 2 images .* finds some by --data\."
+    with pytest.raises(InputError, match=fault):
+        run_export(open_export(spec, loaded(model), settings), SilentReporter())
+    assert not (tmp_path / "out").exists()
+
+
 def test_formats_of_one_output_refuse_a_detector(tmp_path: Path) -> None:
     spec = ExportSpec(model="found", output=str(tmp_path / "export"), format="litert")
     fault = r"several outputs \(boxes, scores\), and LiteRT exports have one; export it to onnx or"

@@ -89,6 +89,18 @@ def test_every_way_to_send_an_image_gets_the_predictors_result(registry: Registr
     with_service(registry, test)
 
 
+def test_the_accept_header_chooses_between_json_and_a_picture(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
+        for accept, status in {"image/*": 422, "image/png;q=0.9": 422, "*/*": 200}.items():
+            words: dict[str, Any] = {"content": IMAGE, "headers": {"accept": accept}}
+            response = await running.client.post(PREDICT, **words)
+            assert response.status_code == status, accept
+            # A classifier says no places, so that there is nothing to draw.
+            assert ("accept application/json" in response.text) == (status == 422)
+
+    with_service(registry, test)
+
+
 def test_several_images_have_a_result_each_in_order(registry: Registry) -> None:
     async def test(running: RunningApp) -> None:
         images = [golden_png(1), b"no image", golden_png(2), encode(photo())[:200]]

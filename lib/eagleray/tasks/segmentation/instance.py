@@ -77,10 +77,7 @@ class Instance(CenterTask, ObjectTask):
         """
         task = super().from_labels(texts, uris)
         if BACKGROUND in task.labels:
-            raise InputError(
-                f"Objects have the label {BACKGROUND!r}, which is that of pixels without an "
-                "object; leave them out, or give them another label."
-            )
+            raise InputError(_background_fault(texts, uris))
         return task
 
     def encode(self, text: str) -> list[list[float]]:
@@ -304,6 +301,17 @@ def _observation(
     areas = np.array([_num_pixels(one) for one in masks], np.int64)
     shared = shared_pixels(counts, truths, height, width)
     return observe_masks(detections, areas, shared, np.array(rows[1:]).reshape(-1, TRUE_ROW))
+
+
+def _background_fault(texts: Sequence[str], uris: Sequence[str]) -> str:
+    """Return a sentence on the images with objects that have the label of the background."""
+    rows = [row for row, text in enumerate(texts) if BACKGROUND in parse_annotation(text).labels]
+    first = f", first {uris[rows[0]]}," if uris else ""
+    images = f"1 image{first} has" if len(rows) == 1 else f"{len(rows):,} images{first} have"
+    return (
+        f"{images} objects with the label {BACKGROUND!r}, which an instance model has for pixels "
+        "without an object; remove these objects or their category from the labels, or rename it."
+    )
 
 
 def _regions(prediction: Prediction) -> ScoredRegions:

@@ -278,6 +278,10 @@ class Panoptic(CenterTask, PixelTask):
         """Return the panoptic quality of the segments, see `similarity_of_regions`."""
         return similarity_of_regions(_regions(prediction), _regions(other))
 
+    def is_empty(self, prediction: Prediction) -> bool:
+        """Return whether there are no segments."""
+        return not _segments(prediction)
+
     def counts(self, prediction: Prediction, threshold: float | None = None) -> Mapping[str, int]:
         """Return the number of objects of each thing; those without objects are left out."""
         return Counter(one.label for one in _segments(prediction) if one.label in self.things)
