@@ -30,7 +30,7 @@ from eagleray.models.networks.suppression import (
 __all__ = ["MaskRCNN", "choose_detections"]
 
 _DETECTIONS = 100  # as in the paper
-_TRAINED = 64  # of them that get a mask in training, at most
+_TRAINED = 64  # of them that get a mask in training
 _SIDE = 14  # places of the features of a box; its mask has twice as many
 _DEPTH = 4  # convolutions before the mask
 _MAX_OVERLAP = 0.5  # largest IoU of two objects of a label, as in the paper
@@ -44,9 +44,13 @@ class MaskRCNN(FasterRCNN):
         backbone: Maps images to feature maps by layer.
         levels: The feature maps to use, the largest first.
         num_labels: Number of labels.
+
+    Attributes:
+        trained_count: Number of detections that get a mask in training.
     """
 
     def _make_heads(self, width: int, num_labels: int) -> None:
+        self.trained_count = _TRAINED
         self.masks = _MaskHead(width)
         super()._make_heads(width, num_labels)
 
@@ -66,7 +70,7 @@ class MaskRCNN(FasterRCNN):
         found = self._detect(images, levels)
         size = (images.shape[2], images.shape[3])
         boxes, scores = found.pop("boxes").detach(), found["logits"].detach().sigmoid()
-        count = _TRAINED if self.training else _DETECTIONS
+        count = self.trained_count if self.training else _DETECTIONS
         detections = choose_detections(boxes, scores, size, count)
         masks = self.masks(self._pool(levels, detections[..., :4], _SIDE)).float()
         shape = (*detections.shape[:2], *masks.shape[2:])
