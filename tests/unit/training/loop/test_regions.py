@@ -9,13 +9,9 @@ import pytest
 
 from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings
-from eagleray.exports.job import open_export
-from eagleray.exports.spec import ExportSpec
-from eagleray.registry.references import LoadedModel
 from eagleray.tasks import Instance
 from eagleray.training.plan import make_plan
 from eagleray.training.registration.packaging import finish_model
-from tests.support.models import settings_in
 from tests.support.numerics import SAME_LOSS
 from tests.support.segmented import nucleus_spec, write_nuclei
 from tests.support.training import plan_for, train_as_two, train_in_process
@@ -47,9 +43,7 @@ def test_two_workers_have_the_losses_of_one(nuclei: Path, tmp_path: Path) -> Non
     assert two.losses == pytest.approx(one.losses, rel=SAME_LOSS)
 
 
-def test_the_package_of_a_run_has_the_form_and_is_not_exported(
-    nuclei: Path, tmp_path: Path
-) -> None:
+def test_the_package_of_a_run_has_the_form_of_its_network(nuclei: Path, tmp_path: Path) -> None:
     spec = region_spec(nuclei, epochs=1)
     plan, _ = plan_for(spec, tmp_path)
     assert isinstance(plan.task, Instance)
@@ -61,9 +55,6 @@ def test_the_package_of_a_run_has_the_form_and_is_not_exported(
     assert task.regions is not None
     assert task.regions.size == (32, 32)
     assert 0 <= finished.evaluation.metrics["map_50"] <= 1
-    request = ExportSpec(model="found", format="onnx", output=str(tmp_path / "onnx"))
-    with pytest.raises(InputError, match=r"outputs \(detections, masks\) that exports do not des"):
-        open_export(request, LoadedModel("found", finished.package), settings_in(tmp_path))
 
 
 def test_a_loss_of_pixels_is_refused_before_the_run(nuclei: Path, tmp_path: Path) -> None:
