@@ -138,6 +138,11 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             f"float models; export the version that it was made from, or to {able}."
         )
     if not package.task.has_exports:
+        if manifest.imported is None:
+            raise InputError(
+                f"Model {manifest.name!r} has outputs ({', '.join(package.task.network_outputs)}) "
+                "that exports do not describe; serve it by `eagleray serve`."
+            )
         raise InputError(
             f"Model {manifest.name!r} was imported with outputs that exports do not describe; use "
             "what it was imported from."
