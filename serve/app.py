@@ -16,7 +16,7 @@ from ray.serve import Application
 from eagleray.core.ray_private import close_replica_port
 from eagleray.core.system import num_usable_cores
 from eagleray.serve.gateway.join import GatewayAddress
-from eagleray.serving.admission import Access
+from eagleray.serving.callers.admission import Access
 from eagleray.serving.config import ServiceConfig
 
 __all__ = ["APP_NAME", "ImageServer", "build"]

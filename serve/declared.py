@@ -27,8 +27,8 @@ from eagleray.core.spec import Spec, spec_field
 from eagleray.database.store import open_database
 from eagleray.registry.registry import Registry
 from eagleray.serve.gateway.join import GatewayAddress, require_gateway_secret
-from eagleray.serving.admission import Access
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.admission import Access
+from eagleray.serving.callers.applications import Applications
 from eagleray.serving.config import ServiceConfig
 
 __all__ = ["DeclaredService", "build"]

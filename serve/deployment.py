@@ -10,7 +10,7 @@ from eagleray.core.ray_errors import read_failure, read_failure_text
 from eagleray.core.settings import Settings
 from eagleray.serve.gateway.gateway import Gateway
 from eagleray.serve.gateway.join import GatewayAddress
-from eagleray.serving.admission import Access
+from eagleray.serving.callers.admission import Access
 from eagleray.serving.config import ServiceConfig
 
 __all__ = ["delete", "deploy", "node_ip", "prepare_environment", "require_joined", "shut_down"]

@@ -17,11 +17,11 @@ from eagleray.core.errors import EaglerayError, InputError
 from eagleray.serve.messages import SERVICE, message
 from eagleray.serving import protocol
 from eagleray.serving.logs import log_access
+from eagleray.serving.prediction.requests import PredictRequest
+from eagleray.serving.prediction.tracing import Trace
 from eagleray.serving.problems import problem_from_error
 from eagleray.serving.protocol import InferRequest, InputTensor, RequestedOutput
-from eagleray.serving.requests import PredictRequest
 from eagleray.serving.service import ImageService
-from eagleray.serving.tracing import Trace
 
 __all__ = ["GrpcInterface"]
 

@@ -41,10 +41,10 @@ from eagleray.serve.gateway.options import (
     prepare_haproxy,
 )
 from eagleray.serve.gateway.sockets import ListenAddress, open_sockets
-from eagleray.serving.admission import Access, determine_access
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.admission import Access, determine_access
+from eagleray.serving.callers.applications import Applications
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.routing import DEFAULT_ALIAS, Snapshot
+from eagleray.serving.versions.routing import DEFAULT_ALIAS, Snapshot
 
 # --- parse ------------------------------------------------------------------------------------
 

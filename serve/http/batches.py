@@ -16,7 +16,7 @@ from eagleray.serve.http.parameters import read_json_body
 from eagleray.serve.http.schemas import BatchesResponse, BatchResults, refusals
 from eagleray.serving.batches import BatchBody, BatchJobs
 from eagleray.serving.jobs.starter import JobStarter
-from eagleray.serving.responses import BatchResponse
+from eagleray.serving.prediction.responses import BatchResponse
 from eagleray.serving.service import ImageService
 
 __all__ = ["batch_routes"]

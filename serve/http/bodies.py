@@ -23,10 +23,10 @@ from eagleray.serve.http.content_types import (
 )
 from eagleray.serve.http.image_json import ImageInJson, parse_attributes
 from eagleray.serve.http.parameters import ParameterError, PredictParameters, describe_fault
-from eagleray.serving.image_text import decode_image_text
-from eagleray.serving.image_urls import ImageUrl
-from eagleray.serving.json_body import read_json
+from eagleray.serving.prediction.image_urls import ImageUrl
 from eagleray.serving.problems import UnsupportedError
+from eagleray.serving.protocol.image_text import decode_image_text
+from eagleray.serving.protocol.json_body import read_json
 
 __all__ = ["BODIES", "JsonBody", "PredictBody", "read_body"]
 

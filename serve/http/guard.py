@@ -28,9 +28,9 @@ from eagleray.serve.http.origins import (
 )
 from eagleray.serve.security_headers import SAFE_HEADERS
 from eagleray.serving.logs import log_access
+from eagleray.serving.prediction.tracing import NO_TRACE, Trace
 from eagleray.serving.problems import PROBLEM_TYPE, Problem, SlowError, problem_from_error
 from eagleray.serving.service import ImageService
-from eagleray.serving.tracing import NO_TRACE, Trace
 
 __all__ = [
     "CLIENT",

@@ -15,9 +15,9 @@ from pydantic import (
 )
 
 from eagleray.core.errors import AttributeValueError, InputError
-from eagleray.serving.image_text import decode_image_text
-from eagleray.serving.image_urls import ImageUrl
-from eagleray.serving.json_body import read_json
+from eagleray.serving.prediction.image_urls import ImageUrl
+from eagleray.serving.protocol.image_text import decode_image_text
+from eagleray.serving.protocol.json_body import read_json
 
 __all__ = ["ImageInJson", "parse_attributes"]
 

@@ -15,7 +15,7 @@ from eagleray.serve.http.schemas import JobsResponse, refusals
 from eagleray.serving.jobs.body import JobBody
 from eagleray.serving.jobs.caller_jobs import CallerJobs
 from eagleray.serving.jobs.starter import JobStarter
-from eagleray.serving.responses import JobLogs, JobResponse
+from eagleray.serving.prediction.responses import JobLogs, JobResponse
 from eagleray.serving.service import ImageService
 
 __all__ = ["job_routes"]

@@ -10,7 +10,7 @@ from eagleray.core.errors import InputError
 from eagleray.serve.http.bodies import PredictBody
 from eagleray.serve.http.image_json import ImageInJson
 from eagleray.serve.http.parameters import PredictParameters, describe_fault
-from eagleray.serving.json_body import read_json
+from eagleray.serving.protocol.json_body import read_json
 
 __all__ = ["MLFLOW_BODY", "parse_mlflow"]
 

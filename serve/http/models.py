@@ -22,8 +22,8 @@ from eagleray.serve.http.schemas import (
     refusals,
 )
 from eagleray.serving.problems import NotFoundError
-from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
+from eagleray.serving.versions.routing import Role, Via
 
 __all__ = ["model_routes"]
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from eagleray.reports.render import render_page
-from eagleray.serving.routing import Role, Via
 from eagleray.serving.service import ImageService
+from eagleray.serving.versions.routing import Role, Via
 from eagleray.tasks import Task
 
 __all__ = ["page_response", "page_routes"]

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from eagleray.core.errors import InputError, UserError
 from eagleray.core.validation import first_validation_error
-from eagleray.serving.json_body import read_json
+from eagleray.serving.protocol.json_body import read_json
 from eagleray.tasks import Task
 from eagleray.tasks.limits import CountLimit, require_limits
 

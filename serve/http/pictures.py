@@ -10,7 +10,7 @@ from eagleray.reports.drawing import draw
 from eagleray.reports.overlays import encode_picture, picture_contract
 from eagleray.serve.http.bodies import PredictBody
 from eagleray.serve.http.parameters import ParameterError, PredictParameters
-from eagleray.serving.requests import PredictResult
+from eagleray.serving.prediction.requests import PredictResult
 from eagleray.tasks.page import Drawing
 
 __all__ = ["PICTURE", "draw_result"]

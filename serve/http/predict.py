@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from eagleray.core.errors import BadImageError, InputError
+from eagleray.serve.http.accept import prefers_picture
 from eagleray.serve.http.bodies import BODIES, PredictBody, read_body
 from eagleray.serve.http.content_types import require_json
 from eagleray.serve.http.guard import CLIENT, TRACE, request_id_of
@@ -21,8 +22,8 @@ from eagleray.serve.http.parameters import (
 )
 from eagleray.serve.http.pictures import PICTURE, draw_result
 from eagleray.serve.http.schemas import MlflowResponse, refusals
-from eagleray.serving.requests import PredictRequest, PredictResult
-from eagleray.serving.responses import PredictResponse
+from eagleray.serving.prediction.requests import PredictRequest, PredictResult
+from eagleray.serving.prediction.responses import PredictResponse
 from eagleray.serving.service import ImageService
 
 __all__ = ["predict_routes"]
@@ -49,7 +50,8 @@ def predict_routes(service: ImageService) -> APIRouter:
         """Predict the images of the body.
 
         A single image that cannot be used is an error; of several images, each has its result. With
-        the header `Accept: image/png`, the objects or the mask of one image are drawn over it.
+        the header `Accept: image/png` or `image/*`, the objects or the mask of one image are drawn
+        over it.
         """
         body = await read_body(request, max_bytes=service.config.max_body_bytes)
         parameters = read_parameters(request, body.parameters)
@@ -61,7 +63,7 @@ def predict_routes(service: ImageService) -> APIRouter:
         result = await _predict(service, request, name, body, parameters)
         if body.is_single:
             _require_prediction(result)
-        if request.headers.get("accept") == PICTURE:
+        if prefers_picture(request):
             return Response(await draw_result(result, body, parameters), media_type=PICTURE)
         response = result.as_json(
             request_id=request_id_of(request.scope),

@@ -22,7 +22,7 @@ from eagleray.serve.http.schemas import (
     refusals,
 )
 from eagleray.serving import protocol
-from eagleray.serving.requests import PredictRequest
+from eagleray.serving.prediction.requests import PredictRequest
 from eagleray.serving.service import ImageService
 
 __all__ = ["protocol_routes"]

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from eagleray.serving.prediction.responses import BatchResponse, ImagePrediction, JobResponse
 from eagleray.serving.problems import PROBLEM_TYPE
-from eagleray.serving.responses import BatchResponse, ImagePrediction, JobResponse
 
 __all__ = [
     "SECURITY",

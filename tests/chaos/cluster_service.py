@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import httpx
 
 from cluster.hosts.host import HostProcess, wait_until
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.chaos.scenario_result import ScenarioResult
 from tests.chaos.serving_load import Load, steady_load
 from tests.support.hosted import Hosted

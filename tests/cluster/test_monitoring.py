@@ -25,7 +25,7 @@ from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
 from eagleray.database.store import open_database
 from eagleray.scheduling.records import JobRecords, new_job
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.manifests import ROOT, tool
 from tests.support.models import golden_png
 from tests.support.prometheus import MONITORING, Prometheus, panels, rules, running_prometheus

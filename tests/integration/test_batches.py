@@ -16,7 +16,7 @@ import pytest
 from eagleray import Client
 from eagleray.core.errors import JobFailedError
 from eagleray.core.types import TOLERANCE
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.models import golden_png
 from tests.support.service import running_service
 from tests.support.serving import registry_with

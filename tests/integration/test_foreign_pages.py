@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png
 from tests.support.serving import registry_with

@@ -18,8 +18,8 @@ import pytest
 import s3fs
 
 from eagleray.core.errors import ExitCode
-from eagleray.serving.applications import Applications
-from eagleray.serving.roles import Role, Roles
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.callers.roles import Role, Roles
 from tests.support.processes import heed_interrupts
 from tests.support.service import running_service
 from tests.support.serving import registry_with

@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from eagleray import Client, RequestRefusedError
 from eagleray.core.settings import Settings
 from eagleray.database.store import open_database
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.models import golden_png
 from tests.support.service import RunningService, running_service, until
 from tests.support.serving import registry_with

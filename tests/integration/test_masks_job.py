@@ -25,6 +25,7 @@ from eagleray.models.package import ModelPackage, write_package
 from eagleray.training.registration.packaging import finish_model
 from tests.support.job_folder import open_predict
 from tests.support.models import registry_in
+from tests.support.regions import region_package
 from tests.support.segmented import nucleus_spec, write_nuclei
 from tests.support.service import running_service
 from tests.support.training import plan_for, train_in_process
@@ -100,6 +101,38 @@ def test_masks_are_the_same_in_a_table_and_in_the_service(cluster: Cluster, tmp_
         tensors = tensors_of(service.url, image)
         counts = [one["counts"] for one in rows[2]["masks"]]
         assert tensors["masks"]["data"][:4] == [*counts, ""]
+
+
+def test_boxes_with_masks_are_the_same_in_a_table_and_in_the_service(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    write_nuclei(tmp_path / "nuclei", 6)
+    package = region_package()
+    write_package(package, str(tmp_path / "model"))
+    rows = predicted(tmp_path, cluster, masks=True)
+    assert all(row["count"] == len(row["masks"]) > 0 for row in rows)
+    for row in rows:
+        for one, mask in zip(row["objects"], row["masks"], strict=True):
+            assert mask["size"] == [32, 40]
+            rle = {"size": mask["size"], "counts": mask["counts"].encode()}
+            x, y, width, height = coco.toBbox(rle).tolist()
+            assert x >= one["x"] - 0.5
+            assert y >= one["y"] - 0.5
+            assert x + width <= one["x"] + one["width"] + 0.5
+            assert y + height <= one["y"] + one["height"] + 0.5
+    registry = registry_in(tmp_path)
+    registry.register(package)
+    registry.set_alias("nuclei", "production", 1)
+    image = (tmp_path / "nuclei/02.png").read_bytes()
+    words = ["nuclei", "--engine", "eager", "--precision", "float32"]
+    with running_service(tmp_path / "home", *words) as service:
+        (found,) = posted(service.url, image).json()["results"]
+        assert [one["mask"] for one in found["objects"]] == rows[2]["masks"]
+        drawn = posted(service.url, image, accept="image/png")
+        pixels = np.asarray(Image.open(io.BytesIO(drawn.content))).astype(int)
+        assert np.ptp(pixels, axis=2).max() > 50  # the image itself is nearly gray
+        counts = [one["counts"] for one in rows[2]["masks"]]
+        assert tensors_of(service.url, image)["masks"]["data"][: len(counts)] == counts
 
 
 def test_segments_are_the_same_in_a_table_and_in_the_service(

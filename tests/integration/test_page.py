@@ -13,7 +13,7 @@ import uvicorn
 
 from eagleray.models.networks.features import features_of
 from eagleray.serve.http import build_http
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.service import ImageService
 from tests.support.models import golden_png, small_package

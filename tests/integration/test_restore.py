@@ -12,7 +12,7 @@ from eagleray.database.store import open_database
 from eagleray.registry.references import load_model
 from eagleray.registry.registry import Registry
 from eagleray.scheduling.records import JobRecords, new_job
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.models import golden_png, small_package
 from tests.support.postgres import PostgresServer, find_postgres
 

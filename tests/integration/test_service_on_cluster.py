@@ -20,7 +20,7 @@ from eagleray import Client, RequestRefusedError
 from eagleray.core.settings import Settings
 from eagleray.core.system import free_port
 from eagleray.database.store import open_database
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.models import golden_png
 from tests.support.service import running_service
 from tests.support.serving import registry_with

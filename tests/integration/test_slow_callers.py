@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.images import encode
 from tests.support.models import golden_png
 from tests.support.service import RunningService, running_service, until

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import psutil
 
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.http2 import Http2Caller
 from tests.support.mlflow_database import prepare_home
 from tests.support.service import RunningService, running_service

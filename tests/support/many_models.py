@@ -32,9 +32,9 @@ import psutil
 
 from eagleray.core.settings import Settings
 from eagleray.registry.registry import Registry
-from eagleray.serving.applications import Applications
-from eagleray.serving.routes import Routes
-from eagleray.serving.routing import Application, Route, Snapshot, choose
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.versions.routes import Routes
+from eagleray.serving.versions.routing import Application, Route, Snapshot, choose
 from eagleray.serving.watch import read_snapshot
 from eagleray.tasks import Multiclass
 from tests.support.models import golden_png, lenet_module, small_package

@@ -25,6 +25,7 @@ from eagleray.tasks.outcome import Outcome, Prediction
 
 __all__ = [
     "OPENVINO_ENLARGES",
+    "OPENVINO_NORMALISES",
     "SAME_LOSS",
     "assert_same_outcomes",
     "assert_same_prediction",
@@ -40,6 +41,12 @@ OPENVINO_ENLARGES = pytest.mark.skipif(
     reason="OpenVINO has no kernel that enlarges feature maps on a CPU without AVX",
 )
 """Marks tests of networks that enlarge feature maps in OpenVINO."""
+
+OPENVINO_NORMALISES = pytest.mark.skipif(
+    os.environ.get("ONEDNN_MAX_CPU_ISA") == "SSE41",
+    reason="OpenVINO has no group normalisation where oneDNN is held to SSE4.1",
+)
+"""Marks tests of networks with group normalisation in OpenVINO."""
 
 _LAST_BITS = {"float32": 2.0**-21, "bfloat16": 2.0**-9}
 

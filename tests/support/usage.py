@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from eagleray.core.errors import UserError
 from eagleray.database.store import OpenDatabase
-from eagleray.serving.usage import UsageCounter, UsageStore
+from eagleray.serving.callers.usage import UsageCounter, UsageStore
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

@@ -14,9 +14,9 @@ from eagleray.core.errors import InputError
 from eagleray.core.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it takes a second to import
-    from eagleray.serving.applications import Applications, NewKey
-    from eagleray.serving.roles import Roles
-    from eagleray.serving.usage import UsageStore, VersionUsage
+    from eagleray.serving.callers.applications import Applications, NewKey
+    from eagleray.serving.callers.roles import Roles
+    from eagleray.serving.callers.usage import UsageStore, VersionUsage
 
 __all__ = ["apps_app"]
 
@@ -33,7 +33,7 @@ Quota = Annotated[
 
 def _open(settings: Settings | None = None) -> Applications:
     from eagleray.database.store import open_database
-    from eagleray.serving.applications import Applications
+    from eagleray.serving.callers.applications import Applications
 
     settings = settings or read_settings()
     return Applications(open_database(settings), actor=settings.actor)
@@ -41,7 +41,7 @@ def _open(settings: Settings | None = None) -> Applications:
 
 def _open_roles() -> Roles:
     from eagleray.database.store import open_database
-    from eagleray.serving.roles import Roles
+    from eagleray.serving.callers.roles import Roles
 
     settings = read_settings()
     return Roles(open_database(settings), actor=settings.actor)
@@ -49,7 +49,7 @@ def _open_roles() -> Roles:
 
 def _open_usage() -> UsageStore:
     from eagleray.database.store import open_database
-    from eagleray.serving.usage import UsageStore
+    from eagleray.serving.callers.usage import UsageStore
 
     return UsageStore(open_database(read_settings()))
 
@@ -121,7 +121,7 @@ def grant_role(
 ) -> None:
     """Let jobs of an application evaluate, train or promote models."""
     from eagleray.core.errors import UnknownNameError
-    from eagleray.serving.roles import Role
+    from eagleray.serving.callers.roles import Role
 
     with command_errors():
         if role not in list(Role):

@@ -12,8 +12,8 @@ from eagleray.core.errors import InputError
 
 if TYPE_CHECKING:  # these take seconds to import
     from eagleray.registry.registry import Registry
-    from eagleray.serving.routes import Routes
-    from eagleray.serving.routing import Route
+    from eagleray.serving.versions.routes import Routes
+    from eagleray.serving.versions.routing import Route
 
 __all__ = ["routes_app"]
 
@@ -24,7 +24,7 @@ Target = Annotated[str | None, typer.Argument(help="Version number, or an alias.
 
 
 def _open(registry: Registry) -> Routes:
-    from eagleray.serving.routes import Routes
+    from eagleray.serving.versions.routes import Routes
 
     return Routes(registry.history.database, actor=registry.settings.actor)
 
@@ -94,7 +94,7 @@ def show_traffic(
 ) -> None:
     """Show which callers are routed to which version, their requests, and changes of routes."""
     from eagleray.registry.registry import Registry
-    from eagleray.serving.usage import UsageStore
+    from eagleray.serving.callers.usage import UsageStore
     from eagleray.serving.watch import read_snapshot
 
     with command_errors():

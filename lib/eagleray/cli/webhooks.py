@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from eagleray.core.display import escape_text
 from eagleray.core.errors import UserError, nearest_names
 from eagleray.registry.registry import Registry
-from eagleray.serving.routing import Application
+from eagleray.serving.versions.routing import Application
 from eagleray.tasks import Task
 from eagleray.tasks.limits import CountLimit
 

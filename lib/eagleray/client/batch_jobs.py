@@ -22,7 +22,7 @@ from eagleray.client.responses import RequestRefusedError, as_model, member
 from eagleray.core.display import escape_text
 from eagleray.core.errors import JobFailedError
 from eagleray.core.job_state import JobState
-from eagleray.serving.responses import BatchResponse
+from eagleray.serving.prediction.responses import BatchResponse
 
 __all__ = ["AsyncBatches", "Batch", "Batches", "path_segment"]
 

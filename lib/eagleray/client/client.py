@@ -50,7 +50,7 @@ from eagleray.client.responses import (
 from eagleray.core.display import escape_text
 from eagleray.core.environment import is_loopback
 from eagleray.imaging.encoded import require_sequence
-from eagleray.serving.responses import ImagePrediction, PredictResponse
+from eagleray.serving.prediction.responses import ImagePrediction, PredictResponse
 
 __all__ = ["AsyncClient", "Client", "RequestRefusedError"]
 

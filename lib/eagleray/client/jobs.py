@@ -23,7 +23,7 @@ from eagleray.client.responses import as_model, member
 from eagleray.core.display import escape_text
 from eagleray.core.errors import JobFailedError
 from eagleray.core.job_state import JobState
-from eagleray.serving.responses import JobLogLine, JobLogs, JobResponse
+from eagleray.serving.prediction.responses import JobLogLine, JobLogs, JobResponse
 
 __all__ = ["FIRST", "AsyncJobs", "Job", "Jobs"]
 

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ValidationError
 from eagleray.core.display import escape_text
 from eagleray.core.errors import BadImageError, EaglerayError, InputError, Reason
 from eagleray.core.validation import first_validation_error
-from eagleray.serving.json_body import read_json
 from eagleray.serving.problems import TooLargeError
+from eagleray.serving.protocol.json_body import read_json
 
 __all__ = ["Received", "RequestRefusedError", "as_model", "member", "read_response", "receive"]
 

@@ -88,6 +88,11 @@ def open_quantization(spec: QuantizeSpec, settings: Settings) -> QuantizeJob:
         raise InputError(
             f"{parent.reference} is quantized already; quantize the version that it was made from."
         )
+    if not manifest.task.has_exports:
+        raise InputError(
+            f"{parent.reference} has outputs ({', '.join(manifest.task.network_outputs)}) that are "
+            "not quantized; use the float model."
+        )
     with split_artifact(registry, parent) as file:
         splits = {} if file is None else read_splits(file)
     test = splits.get("test")

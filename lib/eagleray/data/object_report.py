@@ -31,7 +31,7 @@ class ObjectClass:
 
     Attributes:
         images: Number of images with such an object.
-        objects: Number of objects, crowds included.
+        objects: Number of objects, crowds included and void pixels left out.
         crowds: Number of crowds.
         small: Number of objects of fewer than 32² pixels, by their masks if they have one.
         medium: Number of objects of at least 32² and fewer than 96² pixels.
@@ -145,7 +145,7 @@ def describe_objects(text: str) -> str:
     Raises:
         InputError: If the text is not a label of objects.
     """
-    counts = Counter(one.label for one in parse_annotation(text).objects)
+    counts = Counter(one.label for one in parse_annotation(text).known)
     return ", ".join(f"{count} {label}" for label, count in counts.items()) or "no objects"
 
 
@@ -166,11 +166,11 @@ def count_objects(split: Split, inspection: Inspection) -> ObjectReport:
     for images in split.by_name.values():
         for uri, text in zip(images.uris, images.labels, strict=True):
             annotation = parse_annotation(text)
-            num_empty += not annotation.objects
-            num_masks += sum(one.mask is not None for one in annotation.objects)
+            num_empty += not annotation.known
+            num_masks += sum(one.mask is not None for one in annotation.known)
             for label in annotation.labels:
                 classes[label].images += 1
-            for one in annotation.objects:
+            for one in annotation.known:
                 _add(classes[one.label], one)
             outside.add(_num_outside(annotation), uri)
             duplicates.add(_num_duplicates(annotation.objects), uri)

@@ -132,12 +132,8 @@ def read_named_split(
         InputError: If it is not a split file, the split has no images, or one may not be read.
         UnknownNameError: If there is no such split.
     """
-    if name not in SPLIT_NAMES:
-        raise UnknownNameError("split", name, SPLIT_NAMES)
     table = _read_split_table(location)
-    rows = [row for row, split in enumerate(table["split"]) if split == name]
-    if not rows:
-        raise InputError(f"The {name} split of {location} has no images.")
+    rows = _rows_of_split(table["split"], name, location)
     columns = {column: tuple(values[row] for row in rows) for column, values in table.items()}
     require_readable(columns["uri"], policy)
     attributes = {
@@ -155,13 +151,29 @@ def take_named_split(images: LabelledImages, name: str, where: str) -> LabelledI
         InputError: If they have none, or the split has no images.
         UnknownNameError: If there is no such split.
     """
+    return replace(images.take(_rows_of_split(images.splits, name, where)), notes=images.notes)
+
+
+def _rows_of_split(splits: Sequence[str], name: str, where: str) -> list[int]:
+    """Return the rows of one split, of which there is at least one.
+
+    Raises:
+        InputError: If there is none.
+        UnknownNameError: If no split can have the name. Both messages list the splits there are.
+    """
+    there = [one for one in SPLIT_NAMES if one in splits]
     if name not in SPLIT_NAMES:
-        raise UnknownNameError("split", name, SPLIT_NAMES)
-    rows = [row for row, split in enumerate(images.splits) if split == name]
+        hint = f"{where} has {_listed(there)}."
+        raise UnknownNameError("split", name, SPLIT_NAMES, hint=hint)
+    rows = [row for row, split in enumerate(splits) if split == name]
     if not rows:
-        known = ", ".join(dict.fromkeys(images.splits)) or "no splits"
-        raise InputError(f"{where} has no {name} split: it has {known}.")
-    return replace(images.take(rows), notes=images.notes)
+        raise InputError(f"{where} has no {name} split: it has {_listed(there)}.")
+    return rows
+
+
+def _listed(splits: Sequence[str]) -> str:
+    *first, last = splits or ("no splits",)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def is_split_file(location: str) -> bool:

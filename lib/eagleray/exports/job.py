@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,24 @@ from eagleray.models.graph_export import require_graph_outputs
 from eagleray.models.package import ModelPackage, write_package
 from eagleray.registry.references import LoadedModel
 from eagleray.registry.registry import Registry
+from eagleray.tasks import Prediction
 
 __all__ = ["ExportJob", "open_export", "run_export"]
+
+
+@dataclass(frozen=True)
+class _Original:
+    """What the model itself predicts for the images of the comparison.
+
+    Attributes:
+        images: The N images.
+        outputs: Activated outputs (N, …).
+        predictions: The N predictions.
+    """
+
+    images: ComparisonImages
+    outputs: npt.NDArray[np.float32]
+    predictions: Sequence[Prediction]
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,11 @@ def _require_carried(package: ModelPackage, exporter: Exporter) -> None:
             f"float models; export the version that it was made from, or to {able}."
         )
     if not package.task.has_exports:
+        if manifest.imported is None:
+            raise InputError(
+                f"Model {manifest.name!r} has outputs ({', '.join(package.task.network_outputs)}) "
+                "that exports do not describe; serve it by `eagleray serve`."
+            )
         raise InputError(
             f"Model {manifest.name!r} was imported with outputs that exports do not describe; use "
             "what it was imported from."
@@ -148,16 +170,18 @@ def run_export(job: ExportJob, reporter: ProgressReporter) -> ExportFacts:
     """Convert the model, compare it with the original, and write the folder if it passes.
 
     Raises:
-        InputError: If the packages of the format cannot be installed, or it cannot carry the model.
+        InputError: If the packages of the format cannot be installed, it cannot carry the model, or
+            the model finds nothing in the images of the comparison.
         JobFailedError: If a process fails, or the outputs differ too much; nothing is written then.
     """
+    original = None if job.images is None else _run_original(job, job.images, reporter)
     output = job.output
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         _prepare(job, work)
         _convert_and_run(job, work, reporter)
-        facts = _facts(job, work)
+        facts = _facts(job, original, work)
         _require_equal(facts)
         _write(facts, work / "export", output)
     finally:
@@ -190,7 +214,7 @@ def _convert_and_run(job: ExportJob, work: Path, reporter: ProgressReporter) -> 
         run_step(RUN, work, packages, limits, log)
 
 
-def _facts(job: ExportJob, work: Path) -> ExportFacts:
+def _facts(job: ExportJob, original: _Original | None, work: Path) -> ExportFacts:
     result: dict[str, Any] = json.loads((work / "result.json").read_text())
     images = job.images
     files = (file for file in (work / "export").rglob("*") if file.is_file())
@@ -199,7 +223,7 @@ def _facts(job: ExportJob, work: Path) -> ExportFacts:
         package=job.model.package,
         exporter=job.exporter,
         size=sum(file.stat().st_size for file in files),
-        comparison=None if images is None else _compare(job, images, work / "outputs.npy"),
+        comparison=None if original is None else _compare(job, original, work / "outputs.npy"),
         num_golden=0 if images is None else images.num_golden,
         runtime=result.get("runtime", ""),
         milliseconds=result.get("milliseconds"),
@@ -208,22 +232,43 @@ def _facts(job: ExportJob, work: Path) -> ExportFacts:
     )
 
 
-def _compare(job: ExportJob, images: ComparisonImages, file: Path) -> Comparison:
-    package = job.model.package
-    original = _original_outputs(package, images, job.settings)
+def _compare(job: ExportJob, original: _Original, file: Path) -> Comparison:
+    package, images = job.model.package, original.images
     exported = np.load(file)
-    if exported.shape != original.shape:
+    if exported.shape != original.outputs.shape:
         raise JobFailedError(
             f"The exported model returns outputs of the shape {exported.shape[1:]}, the original "
-            f"{original.shape[1:]}; nothing is written."
+            f"{original.outputs.shape[1:]}; nothing is written."
         )
     return compare(
         package.task,
         images.uris,
-        (original, images.predictions(package, original)),
+        (original.outputs, original.predictions),
         (exported, images.predictions(package, exported)),
         tolerance_of(package),
     )
+
+
+def _run_original(
+    job: ExportJob, images: ComparisonImages, reporter: ProgressReporter
+) -> _Original:
+    """Run the package itself on the images of the comparison.
+
+    Raises:
+        InputError: If it finds no object in any of them, so that nothing could be compared.
+    """
+    package = job.model.package
+    with reporter.status("Running the original"):
+        outputs = _original_outputs(package, images, job.settings)
+        predictions = images.predictions(package, outputs)
+    if all(package.task.is_empty(one) for one in predictions):
+        count = len(predictions)
+        where = "the only image" if count == 1 else f"any of the {count:,} images"
+        raise InputError(
+            f"Model {package.manifest.name!r} finds no object in {where} that its export would be "
+            "compared on, which would prove nothing; name images in which it finds some by --data."
+        )
+    return _Original(images, outputs, predictions)
 
 
 def _original_outputs(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from eagleray.core.errors import InputError, PackageError
 from eagleray.core.extensions import is_import_path
+from eagleray.imaging import ImageContract
 from eagleray.models.architectures import (
     TIMM_PREFIX,
     VISION_TRANSFORMER_PREFIX,
@@ -49,6 +50,7 @@ __all__ = [
     "remove_head",
     "replace_head",
     "replace_layer",
+    "task_of_network",
 ]
 
 _SMALL_PIXELS = 64 * 64
@@ -392,6 +394,24 @@ _FAILURES = (RuntimeError, TypeError, ValueError, AssertionError)
 """What networks raise for images of a size that they cannot take."""
 
 
+def task_of_network(task: Task, architecture: Architecture, contract: ImageContract) -> Task:
+    """Return the task of a network, by the outputs of a forward pass; see `Task.for_network`.
+
+    A network that cannot take the images leaves the task as it is: `check_fits` refuses it.
+
+    Raises:
+        InputError: If the network cannot be built.
+    """
+    if not task.follows_network:
+        return task
+    try:
+        outputs = _trial(architecture, *contract.size)
+    except _FAILURES:
+        return task
+    named = outputs if isinstance(outputs, Mapping) else {}
+    return task.for_network({name: tuple(one.shape[1:]) for name, one in named.items()}, contract)
+
+
 def _require_kind(
     name: str, shape: tuple[int, ...] | None, names: Collection[str], task: Task
 ) -> None:
@@ -406,7 +426,7 @@ def _require_kind(
     if task.output_names is None:
         return
     of_pixels = shape is not None and len(shape) > 2
-    wanted = sorted(task.output_names)
+    wanted = sorted(task.network_outputs) if task.output_names else []
     fits = bool(wanted) == bool(names) and set(names) >= set(wanted)
     if fits and of_pixels == task.predicts_pixels:
         return
@@ -428,7 +448,15 @@ def _returned(names: Sequence[str], of_pixels: bool) -> str:
 def _trial_outputs(
     architecture: Architecture, height: int, width: int
 ) -> tuple[tuple[int, ...] | None, set[str]]:
-    """Return the shape of a network's output for two images, or the names of several outputs.
+    """Return the shape of a network's output for two images, or the names of several outputs."""
+    outputs = _trial(architecture, height, width)
+    if isinstance(outputs, Mapping):
+        return None, set(outputs)
+    return tuple(outputs.shape), set()
+
+
+def _trial(architecture: Architecture, height: int, width: int) -> Tensor | Mapping[str, Tensor]:
+    """Return the outputs of a network for two images.
 
     Small images are tried on the CPU: on the meta device, which takes no memory, a few operations
     have PyTorch import its compiler, which takes seconds.
@@ -446,10 +474,8 @@ def _trial_outputs(
             module = build(architecture, initialize=False).eval()
         else:
             module = build_on_meta(architecture)
-        outputs = module(*inputs)
-    if isinstance(outputs, torch.Tensor):
-        return tuple(outputs.shape), set()
-    return None, set(outputs)
+        outputs: Tensor | Mapping[str, Tensor] = module(*inputs)
+    return outputs
 
 
 def _designed_side(architecture: Architecture) -> int | None:

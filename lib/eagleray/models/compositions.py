@@ -3,6 +3,7 @@
 detector/resnet18    a detector on the feature maps of resnet18; so are fcos, retinanet,
                      ssdlite and fasterrcnn
 unet/resnet18        a segmentation network; so are deeplabv3, lraspp, fcn8s and fcn32s
+maskrcnn/resnet18    a detector that also predicts a mask of each object
 panoptic/resnet18    a segmentation network that tells objects apart
 
 register_composition(Composition("detector", build, contract="letterbox", size=416))
@@ -108,6 +109,7 @@ for _prefix, _build, _size in (
     ("fcos", _on_maps("fcos", "FCOS", 3), 416),
     ("retinanet", _on_maps("retinanet", "RetinaNet", 3), 416),
     ("fasterrcnn", _on_maps("faster_rcnn", "FasterRCNN", 4), 416),
+    ("maskrcnn", _on_maps("mask_rcnn", "MaskRCNN", 4), 416),
     ("ssdlite", _on_maps("ssdlite", "SSDLite", 2), 320),
     ("unet", _on_maps("segmenters", "UNet"), 256),
     ("panoptic", _on_maps("panoptic_deeplab", "PanopticDeepLab"), 256),

@@ -20,18 +20,23 @@ from eagleray.core.system import num_usable_cores
 from eagleray.database.store import DatabaseTimeouts, OpenDatabase, known_database
 from eagleray.registry.registry import Registry
 from eagleray.scheduling.job_metrics import count_jobs
-from eagleray.serving.admission import Access, ByteLimiter, Quotas, require_count
-from eagleray.serving.authenticator import Authenticator
 from eagleray.serving.background import BackgroundTasks
 from eagleray.serving.blocking import BlockingCalls
+from eagleray.serving.callers.admission import Access, ByteLimiter, Quotas, require_count
+from eagleray.serving.callers.authenticator import Authenticator
+from eagleray.serving.callers.usage import UsageCounter, UsageStore
+from eagleray.serving.callers.webhook_policy import webhook_policy
+from eagleray.serving.callers.webhooks import Webhooks
 from eagleray.serving.config import ServiceConfig
-from eagleray.serving.decoding import Decoding
-from eagleray.serving.explanations import Explanations, LabelOverlay
-from eagleray.serving.image_urls import ImageUrlReader
-from eagleray.serving.loading import LoadedVersion, Loader
 from eagleray.serving.logs import log_event
-from eagleray.serving.model_pool import ModelPool, ModelPoolOptions, VersionEvent
-from eagleray.serving.pipeline import Pipeline
+from eagleray.serving.prediction.decoding import Decoding
+from eagleray.serving.prediction.explanations import Explanations, LabelOverlay
+from eagleray.serving.prediction.image_urls import ImageUrlReader
+from eagleray.serving.prediction.pipeline import Pipeline
+from eagleray.serving.prediction.requests import PredictRequest, PredictResult
+from eagleray.serving.prediction.shadows import Shadows
+from eagleray.serving.prediction.tracing import open_tracing
+from eagleray.serving.prediction.workers import TimedOutcome, WorkerOptions, WorkerThreads
 from eagleray.serving.problems import NotReadyError
 from eagleray.serving.protocol import (
     InferRequest,
@@ -41,17 +46,12 @@ from eagleray.serving.protocol import (
     select_outputs,
 )
 from eagleray.serving.replica_metrics import ReplicaMetrics
-from eagleray.serving.requests import PredictRequest, PredictResult
-from eagleray.serving.routes import Routes
-from eagleray.serving.routing import Role, Snapshot, choose, shadow_of
-from eagleray.serving.shadows import Shadows
 from eagleray.serving.telemetry import Groups, Telemetry, by_replica, job_families, text_of
-from eagleray.serving.tracing import open_tracing
-from eagleray.serving.usage import UsageCounter, UsageStore
+from eagleray.serving.versions.loading import LoadedVersion, Loader
+from eagleray.serving.versions.model_pool import ModelPool, ModelPoolOptions, VersionEvent
+from eagleray.serving.versions.routes import Routes
+from eagleray.serving.versions.routing import Role, Snapshot, choose, shadow_of
 from eagleray.serving.watch import SnapshotFields, SnapshotWatch
-from eagleray.serving.webhook_policy import webhook_policy
-from eagleray.serving.webhooks import Webhooks
-from eagleray.serving.workers import TimedOutcome, WorkerOptions, WorkerThreads
 
 __all__ = ["ImageService"]
 

@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 
 from eagleray.core.display import escape_text
 from eagleray.scheduling.job_metrics import JobCounts
-from eagleray.serving.model_pool import VersionEvent
-from eagleray.serving.requests import PredictResult
-from eagleray.serving.workers import TimedOutcome
+from eagleray.serving.prediction.requests import PredictResult
+from eagleray.serving.prediction.workers import TimedOutcome
+from eagleray.serving.versions.model_pool import VersionEvent
 
 __all__ = [
     "CONTENT_TYPE",

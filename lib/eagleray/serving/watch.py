@@ -18,9 +18,9 @@ from eagleray.core.errors import DatabaseReplacedError, EaglerayError, OutageErr
 from eagleray.database.store import OpenDatabase
 from eagleray.registry.registry import Registry
 from eagleray.registry.tracking import sqlite_file
-from eagleray.serving.applications import Applications
-from eagleray.serving.routes import Routes
-from eagleray.serving.routing import Snapshot
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.versions.routes import Routes
+from eagleray.serving.versions.routing import Snapshot
 
 __all__ = [
     "DatabaseReader",

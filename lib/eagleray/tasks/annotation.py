@@ -92,7 +92,8 @@ class TrueObject(_Frozen):
         height: Height of its box.
         crowd: Whether it stands for many objects that are not told apart.
         mask: Its pixels, if they are known.
-        kind: What its pixels are, if the data say so; `void` ones are a crowd of any label.
+        kind: What its pixels are, if the data say so; `void` ones are a crowd whose label has no
+            meaning.
     """
 
     label: Annotated[str, Field(min_length=1, max_length=1000)]
@@ -125,9 +126,14 @@ class Annotation(_Frozen):
         return fields
 
     @property
+    def known(self) -> tuple[TrueObject, ...]:
+        """The objects without void pixels, of which nothing is said."""
+        return tuple(one for one in self.objects if one.kind != "void")
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """The classes of the objects, each once, in the order of their appearance."""
-        return tuple(dict.fromkeys(one.label for one in self.objects))
+        """The classes of the known objects, each once, in the order of their appearance."""
+        return tuple(dict.fromkeys(one.label for one in self.known))
 
     def to_text(self) -> str:
         """Return the canonical JSON form."""

@@ -77,6 +77,7 @@ _LATER_FIELDS: Mapping[str, Any] = {
     "enlarges": "probabilities",
     "shows_all": False,
     "queries": None,
+    "regions": None,
 }
 """Fields of tasks that packages made before do not have, with their defaults."""
 
@@ -132,6 +133,7 @@ class Task(BaseModel):
             (N, num_outputs, H, W), instead of a row (N, num_outputs).
         main_member: The member of a response that has what the task predicts, for examples.
         instead: What can be done instead of an explanation, as a clause, for a task that has none.
+        follows_network: Whether `for_network` makes another task of some networks' outputs.
         loss_outputs: The tensor that a network has to return beside the others, by names of losses.
         joins_tiles: Whether `join_tiles` makes the prediction of an image from its tiles.
         observes_rows: Whether the observation of an image in tiles may have more rows than
@@ -165,6 +167,7 @@ class Task(BaseModel):
         "`eagleray evaluate` shows the images with the largest errors, and a classifier can be "
         "explained"
     )
+    follows_network: ClassVar[bool] = False
     loss_outputs: ClassVar[Mapping[str, str]] = MappingProxyType({})
     joins_tiles: ClassVar[bool] = False
     observes_rows: ClassVar[bool] = False
@@ -231,6 +234,15 @@ class Task(BaseModel):
         None stands for any length. A single tensor is named `logits`.
         """
         return {"logits": (self.num_outputs,)}
+
+    def for_network(self, shapes: Mapping[str, tuple[int, ...]], contract: ImageContract) -> Self:
+        """Return the task of a network, if the task `follows_network`.
+
+        Args:
+            shapes: Shapes of the network's outputs for one image by name; none for a single tensor.
+            contract: The image contract of the input.
+        """
+        return self
 
     @abstractmethod
     def encode(self, text: str) -> int | float | list[float] | list[list[float]]:
@@ -536,6 +548,10 @@ class Task(BaseModel):
         It is called for a task with a `similarity_name`.
         """
         raise NotImplementedError
+
+    def is_empty(self, prediction: Prediction) -> bool:
+        """Return whether a prediction has no objects, by which two models could be compared."""
+        return False
 
     def describe(self, prediction: Prediction) -> str | None:
         """Return a prediction in one word, for lists of differences."""

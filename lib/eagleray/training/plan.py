@@ -54,6 +54,7 @@ from eagleray.models.building import (
     join_attributes,
     load_backbone,
     replace_head,
+    task_of_network,
 )
 from eagleray.models.compositions import backbone_of
 from eagleray.models.networks.channels import channels_of
@@ -317,10 +318,13 @@ def plan_network(
     contract = _contract(spec, name, parent)
     attributes = _fit_attributes(spec, split, parent or teacher)
     length = num_features(attributes)
-    architecture = architecture_for(name, contract, task.num_outputs, length)
     with spec.naming("architecture" if spec.architecture is not None else "parent"):
         require_trainable(name, has_weights=parent is not None or spec.pretrained)
     with spec.naming(_field_at_fault(spec, task)):
+        task = task_of_network(
+            task, architecture_for(name, contract, task.num_outputs, length), contract
+        )
+        architecture = architecture_for(name, contract, task.num_outputs, length)
         check_fits(architecture, *contract.size, task=task, loss=spec.loss)
     _require_whole_image(spec, task, contract)
     require_custom_objects(spec, task, contract, split.train)

@@ -23,8 +23,8 @@ from eagleray.core.settings import Settings, read_settings
 from eagleray.core.system import free_port
 from eagleray.registry.registry import Registry
 from eagleray.scheduling.logs import LogWriter
-from eagleray.serving.applications import Applications
-from eagleray.serving.roles import Role, Roles
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.callers.roles import Role, Roles
 from tests.support.http_service import Served, http_service
 from tests.support.serving import end_cancelled, records_of, registry_with, run_job
 from tests.support.stub_server import Answer, Sent, stub_server

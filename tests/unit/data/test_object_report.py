@@ -76,6 +76,14 @@ def test_the_size_of_an_object_is_that_of_its_mask() -> None:
     assert (report.num_masks, report.sizes()["small"]) == (1, 1)
 
 
+def test_void_pixels_are_no_objects() -> None:
+    void = TrueObject(label="tent", x=0, y=0, width=9, height=9, crowd=True, kind="void")
+    report = count_objects(*split_of(text(one("cell", 0, 0, 31, 33), void), text(void)))
+    assert list(report.classes) == ["cell"]
+    assert (report.num_objects, report.num_empty) == (1, 1)
+    assert describe_objects(text(void)) == "no objects"
+
+
 def test_duplicates_are_of_one_label_and_nearly_one_place() -> None:
     same, other = one("cell", 10, 10, 100, 100), one("dust", 10, 10, 100, 100)
     near, far = one("cell", 11, 10, 100, 100), one("cell", 13, 10, 100, 100)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eagleray.core.errors import InputError, OutputExistsError
+from eagleray.core.errors import InputError, OutputExistsError, UnknownNameError
 from eagleray.data.groups import merge_groups
 from eagleray.data.labelled import LabelledImages
 from eagleray.data.split import (
@@ -24,7 +24,13 @@ from eagleray.data.split import (
     require_complete_split,
     split_images,
 )
-from eagleray.data.split_file import SPLIT_SCHEMA, read_named_split, read_split, write_split
+from eagleray.data.split_file import (
+    SPLIT_SCHEMA,
+    read_named_split,
+    read_split,
+    take_named_split,
+    write_split,
+)
 from tests.support.labelled import labelled
 
 
@@ -286,6 +292,23 @@ def test_a_split_file_keeps_the_attributes_that_are_named(tmp_path: Path) -> Non
     assert test.attributes == {name: split.test.attributes[name] for name in ("age", "split")}
     assert (test.uris, test.digest) == (split.test.uris, split.test.digest)
     assert read_split(location, images) == split
+
+
+def test_a_message_on_a_missing_split_lists_those_that_there_are(tmp_path: Path) -> None:
+    images = replace(labelled(a=3), splits=("train", "test", "train"))
+    with pytest.raises(InputError, match="data has no validation split: it has train and test"):
+        take_named_split(images, "validation", "data")
+    with pytest.raises(UnknownNameError, match=r"No split is named 'dev'\..* data has train and"):
+        take_named_split(images, "dev", "data")
+    with pytest.raises(UnknownNameError, match=r"data has no splits\."):
+        take_named_split(labelled(a=3), "dev", "data")
+    empty = images.take([])
+    location = str(tmp_path / "s.parquet")
+    write_split(Split(images.take([0]), empty, images.take([1])), location)
+    with pytest.raises(InputError, match="parquet has no validation split: it has train and"):
+        read_named_split(location, "validation")
+    with pytest.raises(UnknownNameError, match=r"parquet has train and test\."):
+        read_named_split(location, "dev")
 
 
 def test_a_split_is_never_overwritten(kept: str) -> None:

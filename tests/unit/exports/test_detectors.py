@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
@@ -29,14 +28,10 @@ from eagleray.models.quantized import create_quantized_package
 from eagleray.registry.references import LoadedModel
 from tests.support.detectors import detector_package
 from tests.support.models import golden_png, settings_in
+from tests.support.numerics import OPENVINO_NORMALISES
 from tests.support.quantized import SilentReporter
 
 pytestmark = pytest.mark.numerical
-
-has_group_normalisation = pytest.mark.skipif(
-    os.environ.get("ONEDNN_MAX_CPU_ISA", "") == "SSE41",
-    reason="OpenVINO has no group normalisation where oneDNN is held to SSE4.1",
-)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
 
@@ -51,7 +46,7 @@ def eager_objects() -> Any:
     return Predictor(package(), engine="eager", precision="float32", device="cpu").forward(PIXELS)
 
 
-@has_group_normalisation
+@OPENVINO_NORMALISES
 def test_openvino_finds_the_same_objects(tmp_path: Path) -> None:
     predictor = Predictor(package(), engine="openvino", precision="float32", cache_folder=tmp_path)
     outputs: Any = predictor.passes.run(torch.from_numpy(PIXELS[:1]))
@@ -66,7 +61,7 @@ def loaded(model: ModelPackage) -> LoadedModel:
     return LoadedModel("found", model)
 
 
-@has_group_normalisation
+@OPENVINO_NORMALISES
 def test_an_export_has_boxes_and_scores_and_an_example_that_finds_the_objects(
     tmp_path: Path,
 ) -> None:
@@ -101,6 +96,22 @@ def test_an_export_has_boxes_and_scores_and_an_example_that_finds_the_objects(
         assert [float(edge) for edge in edges] == pytest.approx(box, abs=0.06)
 
 
+def test_an_export_without_an_object_to_compare_is_refused_before_it_is_made(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path)
+    settings.make_home()
+    strict = package().task.model_copy(update={"min_score": 1.0})
+    model = ModelPackage(
+        package().manifest.model_copy(update={"task": strict}), dict(package().files)
+    )
+    spec = ExportSpec(model="found", output=str(tmp_path / "out" / "export"), format="openvino")
+    fault = r"'found' finds no object in any of the 2 images .* finds some by --data\."
+    with pytest.raises(InputError, match=fault):
+        run_export(open_export(spec, loaded(model), settings), SilentReporter())
+    assert not (tmp_path / "out").exists()
+
+
 def test_formats_of_one_output_refuse_a_detector(tmp_path: Path) -> None:
     spec = ExportSpec(model="found", output=str(tmp_path / "export"), format="litert")
     fault = r"several outputs \(boxes, scores\), and LiteRT exports have one; export it to onnx or"
@@ -131,7 +142,7 @@ def sample(pixels: Any) -> SampleImages:
     return SampleImages(images, pixels, None, None, (Frame(64, 64),) * count, 0)
 
 
-@has_group_normalisation
+@OPENVINO_NORMALISES
 def test_a_quantized_detector_keeps_its_boxes(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     found = quantize_graph(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,10 @@ from eagleray.models.package import ModelPackage, create_package
 from eagleray.models.quantized import create_quantized_package
 from eagleray.tasks import Detection
 from tests.support.models import LINEAGE, golden_png
+from tests.support.numerics import OPENVINO_NORMALISES
 from tests.support.quantized import SilentReporter
 
 pytestmark = pytest.mark.numerical
-
-has_group_normalisation = pytest.mark.skipif(
-    os.environ.get("ONEDNN_MAX_CPU_ISA", "") == "SSE41",
-    reason="OpenVINO has no group normalisation where oneDNN is held to SSE4.1",
-)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
 
@@ -62,7 +57,7 @@ def predictor(engine: str, folder: Path) -> Predictor:
     )
 
 
-@has_group_normalisation
+@OPENVINO_NORMALISES
 def test_batches_and_openvino_find_the_objects_of_single_images(tmp_path: Path) -> None:
     eager = predictor("eager", tmp_path)
     single = np.concatenate([eager.forward(PIXELS[place : place + 1]) for place in range(6)])
@@ -75,7 +70,7 @@ def test_batches_and_openvino_find_the_objects_of_single_images(tmp_path: Path) 
 
 
 @pytest.mark.long
-@has_group_normalisation
+@OPENVINO_NORMALISES
 def test_a_quantized_detector_keeps_its_objects(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     uris = tuple(f"{number}.png" for number in range(3))

@@ -13,7 +13,7 @@ from eagleray.batch.spec import PredictSpec
 from eagleray.core.job_state import JobState
 from eagleray.database.tables import JobRow
 from eagleray.registry.registry import Registry
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from eagleray.serving.jobs.launcher import Capacity
 from tests.support.models import golden_png
 from tests.support.serving import (

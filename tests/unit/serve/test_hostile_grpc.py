@@ -13,7 +13,7 @@ import pytest
 from eagleray.core.errors import EaglerayError
 from eagleray.registry.registry import Registry
 from eagleray.serve.messages import METHODS, message
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from tests.support.mutants import flip_bytes, splice
 from tests.support.serving import (
     IMAGE,

@@ -16,9 +16,9 @@ from eagleray.data.spec import InspectSpec
 from eagleray.evaluation.spec import EvaluateSpec
 from eagleray.registry.registry import Registry
 from eagleray.scheduling.logs import LogWriter
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.callers.roles import Role, Roles
 from eagleray.serving.jobs.rules import CALLER_FIELDS, SPECS
-from eagleray.serving.roles import Role, Roles
 from eagleray.training.spec import TrainSpec
 from eagleray.training.tuning.search_space import read_space
 from tests.support.models import golden_png

@@ -19,7 +19,7 @@ from eagleray.serve.http.origins import (
     require_own_host,
     require_own_pages,
 )
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from eagleray.serving.config import ServiceConfig
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png

@@ -21,7 +21,7 @@ from eagleray.core.settings import Settings
 from eagleray.database.store import known_database, open_database
 from eagleray.registry.registry import Registry
 from eagleray.registry.tracking import connect
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.applications import Applications
 from eagleray.serving.telemetry import text_of
 from tests.support.mlflow_database import prepare_home
 from tests.support.serving import (

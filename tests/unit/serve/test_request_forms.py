@@ -20,7 +20,7 @@ from eagleray import AsyncClient, Client
 from eagleray.core.errors import InputError, Reason
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.registry import Registry
-from eagleray.serving.image_text import decode_image_text
+from eagleray.serving.protocol.image_text import decode_image_text
 from tests.support.http_service import Served, http_service
 from tests.support.models import golden_png, small_package
 from tests.support.serving import IMAGE, RunningApp, registry_with, with_service

@@ -22,8 +22,8 @@ from eagleray.core.types import TOLERANCE
 from eagleray.inference.predictor import Predictor
 from eagleray.registry.registry import Registry
 from eagleray.serve.messages import message
-from eagleray.serving.applications import Applications
-from eagleray.serving.routes import Routes
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.versions.routes import Routes
 from eagleray.tasks.outcome import Outcome
 from tests.support.images import encode, photo
 from tests.support.models import golden_png
@@ -85,6 +85,18 @@ def test_every_way_to_send_an_image_gets_the_predictors_result(registry: Registr
             assert response["package_digest"] == package.digest
             assert response["engine"] in ("eager float32", "eager bfloat16")
             assert response["timings"]["total_ms"] > 0
+
+    with_service(registry, test)
+
+
+def test_the_accept_header_chooses_between_json_and_a_picture(registry: Registry) -> None:
+    async def test(running: RunningApp) -> None:
+        for accept, status in {"image/*": 422, "image/png;q=0.9": 422, "*/*": 200}.items():
+            words: dict[str, Any] = {"content": IMAGE, "headers": {"accept": accept}}
+            response = await running.client.post(PREDICT, **words)
+            assert response.status_code == status, accept
+            # A classifier says no places, so that there is nothing to draw.
+            assert ("accept application/json" in response.text) == (status == 422)
 
     with_service(registry, test)
 

@@ -41,7 +41,9 @@ def test_requests_events_and_messages_stand_there_at_once(lines: Path) -> None:
         "request_id": "r-1",
     }
     log_event(logging.ERROR, "failed", model="m", version=3)
-    logging.getLogger("eagleray.serving.model_cache").warning("version %d of %s\nwaits", 3, "m")
+    logging.getLogger("eagleray.serving.versions.model_cache").warning(
+        "version %d of %s\nwaits", 3, "m"
+    )
     assert [(line["kind"], line["level"]) for line in read(lines)[1:]] == [
         ("event", "error"),
         ("message", "warning"),
@@ -50,10 +52,11 @@ def test_requests_events_and_messages_stand_there_at_once(lines: Path) -> None:
 
 
 def test_a_defect_is_one_line_with_its_traceback(lines: Path) -> None:
+    workers = "eagleray.serving.prediction.workers"
     try:
         raise ValueError("broken")
     except ValueError:
-        logging.getLogger("eagleray.serving.workers").exception("a batch failed")
+        logging.getLogger(workers).exception("a batch failed")
     (line,) = read(lines)
-    assert (line["logger"], line["message"]) == ("eagleray.serving.workers", "a batch failed")
+    assert (line["logger"], line["message"]) == (workers, "a batch failed")
     assert line["exception"].endswith("ValueError: broken")

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from eagleray.serving.admission import ByteLimiter
-from eagleray.serving.applications import Applications
+from eagleray.serving.callers.admission import ByteLimiter
+from eagleray.serving.callers.applications import Applications
 from eagleray.serving.problems import FullError, TooLargeError
 from tests.support.http_service import Served, http_service
 from tests.support.models import registry_in

@@ -17,7 +17,7 @@ from eagleray.serve.deployment import deploy
 from eagleray.serve.gateway.join import GatewayAddress
 from eagleray.serve.gateway.sockets import ListenAddress, open_sockets, private_folder
 from eagleray.serve.run import require_names
-from eagleray.serving.admission import Access
+from eagleray.serving.callers.admission import Access
 from eagleray.serving.config import ServiceConfig
 from tests.support.inference_server import model_server
 from tests.support.serving import registry_with

@@ -6,8 +6,8 @@ A file of captions or of results is another form and not read; `coco_panoptic` r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -25,7 +25,7 @@ from eagleray.data.label_texts import clean_label
 from eagleray.io.storage import FileInfo
 from eagleray.tasks.annotation import Kind, Mask
 
-__all__ = ["CocoFile", "CocoImage", "Id"]
+__all__ = ["CocoFile", "CocoImage", "Id", "Listed"]
 
 _MAX_VALUES = 200_000_000
 _LIMITS = JsonLimits(
@@ -49,6 +49,20 @@ class CocoImage(_Entry):
     file_name: Annotated[str, Field(min_length=1, max_length=4096)]
     width: Annotated[int, Field(ge=0)] = 0
     height: Annotated[int, Field(ge=0)] = 0
+
+
+class Listed(NamedTuple):
+    """An image of a file with its annotations.
+
+    Attributes:
+        image: The image.
+        items: Its annotations.
+        place: Where it is listed, for people.
+    """
+
+    image: CocoImage
+    items: list[Any]
+    place: str
 
 
 class _Category(_Entry):
@@ -113,19 +127,8 @@ class CocoFile:
         """Return the images that are there, with their objects."""
         names = self._names()
         objects = self._entries_by_image()
-        found = []
-        for number, entry in enumerate(self._fields["images"]):
-            place = f"{self._place}, image {number}"
-            try:
-                image = _IMAGE.validate_python(entry)
-            except ValidationError as error:
-                fault = first_validation_error(error)
-                self._faults.add(FaultKind.UNREADABLE_FILE, f"{place}: {fault}")
-                continue
-            own = objects.pop(image.id, [])
-            annotated = self._annotated(image, own, names, f"{place} ({image.file_name})")
-            if annotated is not None:
-                found.append(annotated)
+        listed = self._listed(objects)
+        found = [one for one in self._annotated_images(listed, names) if one is not None]
         for image_id, left in objects.items():
             for number, _ in left:
                 place = f"{self._place}, annotation {number}, image_id {str(image_id)[:40]}"
@@ -136,6 +139,24 @@ class CocoFile:
                 f"they are searched beside it and in the folder above it: {self._images.searched}."
             )
         return found
+
+    def _listed(self, objects: dict[Id, list[Any]]) -> Iterator[Listed]:
+        """Yield the images of the file with their annotations, which are taken out of `objects`."""
+        for number, entry in enumerate(self._fields["images"]):
+            place = f"{self._place}, image {number}"
+            try:
+                image = _IMAGE.validate_python(entry)
+            except ValidationError as error:
+                fault = first_validation_error(error)
+                self._faults.add(FaultKind.UNREADABLE_FILE, f"{place}: {fault}")
+                continue
+            yield Listed(image, objects.pop(image.id, []), f"{place} ({image.file_name})")
+
+    def _annotated_images(
+        self, listed: Iterator[Listed], names: Mapping[Id, str]
+    ) -> Iterator[AnnotatedImage | None]:
+        """Yield each image with its objects; None for one that cannot be read, which is counted."""
+        return (self._annotated(*one, names) for one in listed)
 
     def _find(self, image: CocoImage) -> FileInfo | None:
         file = self._images.find(image.file_name)
@@ -187,8 +208,8 @@ class CocoFile:
         self,
         image: CocoImage,
         items: list[_Numbered],
-        names: Mapping[Id, str],
         place: str,
+        names: Mapping[Id, str],
     ) -> AnnotatedImage | None:
         file = self._find(image)
         if file is None:

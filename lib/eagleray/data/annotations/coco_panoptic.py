@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,16 +19,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eagleray.core.errors import BadImageError
 from eagleray.core.validation import first_validation_error
-from eagleray.data.annotations.coco import CocoFile, CocoImage, Id
+from eagleray.data.annotations.coco import CocoFile, CocoImage, Id, Listed
 from eagleray.data.annotations.faults import AnnotationFaults, FaultKind
 from eagleray.data.annotations.folder import Folder, read_small
 from eagleray.data.annotations.image_sizes import ANY_IMAGE
 from eagleray.data.annotations.masks import masks_of_indices
 from eagleray.data.annotations.objects import ObjectCollector
-from eagleray.data.annotations.read_files import AnnotatedImage
+from eagleray.data.annotations.read_files import THREADS, AnnotatedImage
 from eagleray.imaging import check_header
 from eagleray.imaging.pillow import open_image
+from eagleray.io.read_ahead import read_ahead
 from eagleray.io.storage import FileInfo
+from eagleray.tasks.annotation import Mask
 
 __all__ = ["SEGMENTS", "VOID", "PanopticFile"]
 
@@ -60,6 +63,23 @@ class _Segments(_Entry):
 _SEGMENTS = TypeAdapter(_Segments)
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """An image with what its PNG has.
+
+    Attributes:
+        listed: The image and its annotations.
+        size: Height and width of the PNG in pixels.
+        masks: The mask of each id in the PNG.
+        fault: Why the PNG is refused; None if it is not.
+    """
+
+    listed: Listed
+    size: tuple[int, ...] = (0, 0)
+    masks: Mapping[int, Mask] = field(default_factory=dict)
+    fault: str | None = None
+
+
 class PanopticFile(CocoFile):
     """One file of COCO's panoptic JSON, with its folder of PNGs."""
 
@@ -80,9 +100,29 @@ class PanopticFile(CocoFile):
             found[item.image_id].append((number, item))
         return found
 
-    def _annotated(
-        self, image: CocoImage, items: list[Any], names: Mapping[Id, str], place: str
-    ) -> AnnotatedImage | None:
+    def _annotated_images(
+        self, listed: Iterator[Listed], names: Mapping[Id, str]
+    ) -> Iterator[AnnotatedImage | None]:
+        """Yield each image with its segments, whose PNGs threads read a few images ahead."""
+        for one in read_ahead(self._load, listed, threads=THREADS, max_ahead=2 * THREADS):
+            yield self._with_segments(one, names)
+
+    def _load(self, listed: Listed) -> _Loaded:
+        """Read the PNG of an image, in a thread."""
+        if len(listed.items) != 1:
+            return _Loaded(listed)
+        ((_, item),) = listed.items
+        try:
+            ids = self._ids(item)
+            _require_fits(ids, item, listed.image)
+            return _Loaded(listed, ids.shape, masks_of_indices(ids))
+        except BadImageError as error:
+            return _Loaded(listed, fault=error.message)
+        except ValueError as error:
+            return _Loaded(listed, fault=str(error))
+
+    def _with_segments(self, loaded: _Loaded, names: Mapping[Id, str]) -> AnnotatedImage | None:
+        image, items, place = loaded.listed
         file = self._find(image)
         if file is None:
             self._faults.add(FaultKind.NO_IMAGE, place)
@@ -93,17 +133,11 @@ class PanopticFile(CocoFile):
             return None
         ((number, item),) = items
         where = f"{self._place}, annotation {number} ({item.file_name})"
-        try:
-            ids = self._ids(item)
-            _require_fits(ids, item, image)
-            masks = masks_of_indices(ids)
-            objects = ObjectCollector(ids.shape[1], ids.shape[0], self._faults)
-        except BadImageError as error:
-            self._faults.add(FaultKind.UNREADABLE_FILE, f"{where}: {error.message}")
+        if loaded.fault is not None:
+            self._faults.add(FaultKind.UNREADABLE_FILE, f"{where}: {loaded.fault}")
             return None
-        except ValueError as error:
-            self._faults.add(FaultKind.UNREADABLE_FILE, f"{where}: {error}")
-            return None
+        height, width = loaded.size
+        objects = ObjectCollector(width, height, self._faults)
         used = []
         for segment in item.segments_info:
             label = names.get(segment.category_id)
@@ -113,9 +147,10 @@ class PanopticFile(CocoFile):
                 objects.reject(FaultKind.UNKNOWN_LABEL, f"{own}: category_id {category}")
                 continue
             crowd, kind = bool(segment.iscrowd), self._kinds.get(label)
-            objects.add(label, None, own, crowd=crowd, mask=masks[segment.id], kind=kind)
+            mask = loaded.masks[segment.id]
+            objects.add(label, None, own, crowd=crowd, mask=mask, kind=kind)
             used.append(label)
-        void = masks.get(VOID)
+        void = loaded.masks.get(VOID)
         if void is not None and names:  # of whatever label: nothing is said of it
             label = next(iter([*used, *names.values()]))
             objects.add(label, None, f"{where}, void", crowd=True, mask=void, kind="void")

@@ -150,7 +150,8 @@ def _annotated(
             objects.add(label, None, where, mask=mask)
     labels += [] if classes is None else classes.values()
     if ignored is not None and labels:  # a crowd, of whatever class, is what nothing is said of
-        objects.add(labels[0], None, f"{place}, number {IGNORED}", crowd=True, mask=ignored)
+        where = f"{place}, number {IGNORED}"
+        objects.add(labels[0], None, where, crowd=True, mask=ignored, kind="void")
     annotation = objects.annotation(place)
     return None if annotation is None else loaded.annotated(annotation)
 

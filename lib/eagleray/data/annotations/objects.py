@@ -64,7 +64,7 @@ class ObjectCollector:
             place: Where it is written, for people.
             crowd: Whether it stands for many objects.
             mask: Its pixels, if they are known.
-            kind: Whether it is an object or all pixels of a label, if the data say so.
+            kind: What its pixels are, if the data say so.
         """
         label = clean_label(label)
         if not 1 <= len(label) <= _MAX_LABEL or not _is_unicode(label):
@@ -126,12 +126,14 @@ class ObjectCollector:
                 FaultKind.UNREADABLE_FILE, f"{place}, which has more than {MAX_OBJECTS:,} objects"
             )
             return None
-        if self._num_rejected and not self._objects:
+        objects = tuple(self._objects)
+        annotation = Annotation(width=self.width, height=self.height, objects=objects)
+        if self._num_rejected and not annotation.known:
             self._faults.add(FaultKind.NO_VALID_OBJECT, place)
             return None
-        self._faults.num_objects += len(self._objects)
+        self._faults.num_objects += len(annotation.known)
         self._faults.num_images += 1
-        return Annotation(width=self.width, height=self.height, objects=tuple(self._objects))
+        return annotation
 
 
 def _is_unicode(text: str) -> bool:

@@ -13,9 +13,10 @@ from eagleray.io.read_ahead import read_ahead
 from eagleray.io.storage import FileInfo
 from eagleray.tasks.annotation import Annotation
 
-__all__ = ["AnnotatedImage", "LoadedFile", "load_files"]
+__all__ = ["THREADS", "AnnotatedImage", "LoadedFile", "load_files"]
 
-_THREADS = 16
+THREADS = 16
+"""Number of threads that read files of labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def load_files(
         except ValueError as error:
             return FaultKind.UNREADABLE_FILE, f"{file.place}: {error}"
 
-    for loaded in read_ahead(load, files, threads=_THREADS, max_ahead=2 * _THREADS):
+    for loaded in read_ahead(load, files, threads=THREADS, max_ahead=2 * THREADS):
         if isinstance(loaded, LoadedFile):
             yield loaded
         else:

@@ -153,7 +153,7 @@ def _splits(location: str, groups: Sequence[str]) -> tuple[str, ...]:
 
 
 def _note_of_content(location: str, name: str, images: Sequence[AnnotatedImage]) -> str:
-    objects = [one for image in images for one in image.annotation.objects]
+    objects = [one for image in images for one in image.annotation.known]
     classes = len({one.label for one in objects})
     return (
         f"{location} is read as {name}: {len(images):,} image{'s' * (len(images) != 1)} with "

@@ -28,7 +28,7 @@ from eagleray.models.networks.proposals import RegionProposalNetwork
 from eagleray.models.networks.pyramid import pyramid_width
 from eagleray.models.networks.regions import pool_regions
 
-__all__ = ["FasterRCNN"]
+__all__ = ["BoxHead", "FasterRCNN"]
 
 _PROPOSALS = 300  # as in the paper
 _SIDE = 7  # places of the features of a proposal, in each direction
@@ -60,7 +60,11 @@ class FasterRCNN(nn.Module):
         self._strides = [level.stride for level in levels]
         strides = [*self._strides, 2 * self._strides[-1]]
         self.proposals = RegionProposalNetwork(width, strides, _PROPOSALS)
-        self.head = _BoxHead(width, num_labels)
+        self._make_heads(width, num_labels)
+
+    def _make_heads(self, width: int, num_labels: int) -> None:
+        """Make what looks at the features of boxes; the layer of the labels comes last."""
+        self.head = BoxHead(width, num_labels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Predict in every proposal.
@@ -75,11 +79,21 @@ class FasterRCNN(nn.Module):
             (N, A, 4) like boxes, `objectness` (N, A), a logit, and `anchor_deltas` (N, A, 4), by
             which what it proposes differs from the anchors, as `networks.anchors` describes it.
         """
+        return self._detect(images, self._levels(images))
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        """Return the feature pyramid (N, width, h, w) of images, the largest level first."""
         maps = self.backbone(images)
-        levels = list(self.neck({layer: maps[layer] for layer in self._layers}).values())
+        return list(self.neck({layer: maps[layer] for layer in self._layers}).values())
+
+    def _pool(self, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
+        """Return the features of boxes (N, P, 4), (N·P, width, side, side)."""
+        return pool_regions(levels[:-1], self._strides, boxes, side)
+
+    def _detect(self, images: Tensor, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what `forward` describes, given the pyramid of the images."""
         found = self.proposals(levels, (images.shape[2], images.shape[3]))
-        pooled = pool_regions(levels[:-1], self._strides, found.boxes, _SIDE)
-        deltas, scores = self.head(pooled)
+        deltas, scores = self.head(self._pool(levels, found.boxes, _SIDE))
         shape = found.boxes.shape[:2]
         deltas = deltas.float().reshape(*shape, 4) * deltas.new_tensor(_DELTA_UNITS).float()
         logits = softmax_logits(scores.float().reshape(*shape, -1))
@@ -95,7 +109,7 @@ class FasterRCNN(nn.Module):
         }
 
 
-class _BoxHead(nn.Module):
+class BoxHead(nn.Module):
     """Predicts the differences and the labels of every proposal."""
 
     def __init__(self, width: int, num_labels: int) -> None:

@@ -12,7 +12,7 @@ its single images give, and a graph of the network has no lengths that depend on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 
 from eagleray.models.networks.anchors import anchors_of, decode, rows_of, shape_anchors
+from eagleray.models.networks.suppression import (
+    clip_boxes,
+    pairwise_overlaps,
+    take_boxes,
+    unsuppressed,
+)
 
 __all__ = ["Proposals", "RegionProposalNetwork"]
 
@@ -28,7 +34,6 @@ _RATIOS = (0.5, 1.0, 2.0)  # of height to width
 _SHAPES = shape_anchors(_SIDE, _RATIOS)
 _MAX_OF_LEVEL = 512  # boxes of a level that are compared with each other
 _MAX_OVERLAP = 0.7  # largest IoU of two proposals of a level
-_ROUNDS = 8  # of the suppression, see `_unsuppressed`
 _SUPPRESSED = 1e4  # by which suppressed boxes rank lower, more than logits differ
 
 
@@ -89,7 +94,7 @@ class RegionProposalNetwork(nn.Module):
         ranks, boxes = (torch.cat(one, dim=1) for one in zip(*parts, strict=True))
         _, best = ranks.topk(min(self.count, ranks.shape[1]), dim=1)
         return Proposals(
-            _take(boxes, best),
+            take_boxes(boxes, best),
             torch.cat(anchors),
             torch.cat(logits, dim=1)[..., 0],
             torch.cat(deltas, dim=1),
@@ -111,43 +116,6 @@ def _best_of_level(
         their boxes within the input (N, K, 4).
     """
     logits, best = objectness.topk(min(_MAX_OF_LEVEL, objectness.shape[1]), dim=1)
-    own = _take(boxes, best)
-    height, width = size
-    x, y = own[..., 0::2].clamp(0, width), own[..., 1::2].clamp(0, height)
-    own = torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=2)
-    return torch.where(_unsuppressed(own), logits, logits - _SUPPRESSED), own
-
-
-def _take(boxes: Tensor, order: Tensor) -> Tensor:
-    """Return the boxes (N, K, 4) of (N, A, 4) in an order (N, K)."""
-    return boxes.gather(1, order[..., None].expand(-1, -1, 4))
-
-
-def _unsuppressed(boxes: Tensor) -> Tensor:
-    """Return which boxes stay in a non-maximum suppression, bool (N, K), given the best first.
-
-    A box is suppressed by a better one that stays. Whether that one stays is repaired in rounds
-    (Zheng et al. 2020, "Enhancing Geometric Factors in Model Learning and Inference for Object
-    Detection and Instance Segmentation", Cluster-NMS): the result is exact unless more boxes than
-    there are rounds overlap one after the other.
-    """
-    suppresses = (_overlaps(boxes) > _MAX_OVERLAP).triu(diagonal=1).to(boxes.dtype)
-    stays = boxes.new_ones(boxes.shape[:2])
-    for _ in range(_ROUNDS):
-        stays = ((stays[:, None] @ suppresses)[:, 0] == 0).to(boxes.dtype)
-    return stays > 0
-
-
-def _overlaps(boxes: Tensor) -> Tensor:
-    """Return the intersection over union of all pairs of boxes (N, K, 4) of an image, (N, K, K)."""
-    x1, y1, x2, y2 = boxes.unbind(dim=2)
-    width = _pairs(torch.minimum, x2) - _pairs(torch.maximum, x1)
-    height = _pairs(torch.minimum, y2) - _pairs(torch.maximum, y1)
-    shared = width.clamp(min=0) * height.clamp(min=0)
-    areas = (x2 - x1) * (y2 - y1)
-    return shared / (_pairs(torch.add, areas) - shared).clamp(min=1e-9)
-
-
-def _pairs(operation: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:
-    """Return the results for all pairs of values (N, K) of an image, (N, K, K)."""
-    return operation(values[:, :, None], values[:, None])
+    own = clip_boxes(take_boxes(boxes, best), size)
+    stays = unsuppressed(pairwise_overlaps(own), _MAX_OVERLAP)
+    return torch.where(stays, logits, logits - _SUPPRESSED), own

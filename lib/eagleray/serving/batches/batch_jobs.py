@@ -30,7 +30,7 @@ from eagleray.serving.jobs.locations import NOT_AVAILABLE, hiding_locations, req
 from eagleray.serving.jobs.starter import JobStarter, bounded_spec
 from eagleray.serving.jobs.versions import resolve_version
 from eagleray.serving.problems import NotFinishedError, hide_locations
-from eagleray.serving.routing import Snapshot
+from eagleray.serving.versions.routing import Snapshot
 from eagleray.sharded.commit import Commit, read_commit
 from eagleray.sharded.layout import OutputLayout
 from eagleray.sharded.plan import new_id, read_plan, require_same_work

@@ -19,8 +19,9 @@ from eagleray.database.tables import JobRow
 from eagleray.registry.registry import Registry
 from eagleray.scheduling.logs import LogLine, LogReader
 from eagleray.scheduling.records import new_job
-from eagleray.serving.applications import Applications
 from eagleray.serving.batches.path_policy import BatchPathPolicy
+from eagleray.serving.callers.applications import Applications
+from eagleray.serving.callers.roles import Roles
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.body import JobBody
 from eagleray.serving.jobs.locations import hiding_locations, require_there
@@ -29,8 +30,7 @@ from eagleray.serving.jobs.rules import SPECS
 from eagleray.serving.jobs.starter import JobStarter
 from eagleray.serving.jobs.versions import resolve_version
 from eagleray.serving.problems import ForbiddenError, NotFinishedError, hide_locations
-from eagleray.serving.roles import Roles
-from eagleray.serving.routing import Snapshot
+from eagleray.serving.versions.routing import Snapshot
 
 __all__ = ["CallerJobs"]
 

@@ -17,11 +17,11 @@ from eagleray.core.names import require_alias
 from eagleray.core.spec import Spec
 from eagleray.scheduling.assignment import SPEC_VARIABLE
 from eagleray.serving.batches.path_policy import BatchPathPolicy
+from eagleray.serving.callers.roles import Role
 from eagleray.serving.config import ServiceConfig
 from eagleray.serving.jobs.body import JobBody
 from eagleray.serving.jobs.rules import SPECS, check_fields, require_bounded
 from eagleray.serving.jobs.starter import bounded_spec
-from eagleray.serving.roles import Role
 
 __all__ = ["JobPlan", "plan_job"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eagleray.core.errors import InputError
 from eagleray.registry.registry import ModelVersion, Registry
-from eagleray.serving.routing import Snapshot, choose
+from eagleray.serving.versions.routing import Snapshot, choose
 
 __all__ = ["resolve_version"]
 

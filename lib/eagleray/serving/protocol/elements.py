@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eagleray.core.errors import InputError
-from eagleray.serving.image_text import decode_image_text
+from eagleray.serving.protocol.image_text import decode_image_text
 
 __all__ = ["parse_json_elements", "parse_numbers", "parse_raw_elements"]
 

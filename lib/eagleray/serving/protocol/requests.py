@@ -9,8 +9,8 @@ from typing import Any
 import numpy.typing as npt
 
 from eagleray.core.errors import InputError
-from eagleray.serving.json_body import MAX_NUMBERS, read_json
 from eagleray.serving.protocol.elements import parse_json_elements, parse_raw_elements
+from eagleray.serving.protocol.json_body import MAX_NUMBERS, read_json
 
 __all__ = ["InferRequest", "InputTensor", "RequestedOutput", "parse_rest_request"]
 

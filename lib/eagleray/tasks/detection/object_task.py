@@ -209,6 +209,11 @@ class ObjectTask(Task):
         """Return whether both report as many objects of each label."""
         return _counts(prediction) == _counts(other)
 
+    def is_empty(self, prediction: Prediction) -> bool:
+        """Return whether no object is reported."""
+        assert isinstance(prediction, ObjectsPrediction)
+        return not prediction.objects
+
     def describe(self, prediction: Prediction) -> str | None:
         """Return how many objects of each label there are, such as `3 cells`."""
         return _describe(_counts(prediction))

@@ -84,13 +84,13 @@ def encode_annotation(annotation: Annotation, labels: Sequence[str]) -> list[lis
     rows: list[list[float]] = [[annotation.width, annotation.height, 0, 0, 0, 0]]
     index = {label: number for number, label in enumerate(labels)}
     for one in annotation.objects:
-        if one.label not in index:
+        if one.label not in index and one.kind != "void":
             raise InputError(
                 f"Label {one.label!r} is not one of the model's: {', '.join(labels)[:200]}."
             )
         kind = CROWD if one.crowd else OBJECT
         box = [one.x, one.y, one.x + one.width, one.y + one.height]
-        rows.append([*box, index[one.label], kind])
+        rows.append([*box, index.get(one.label, 0), kind])
     return rows
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Detection"]
 
+_SCORE = 4  # column of the score in a detection
+
 
 @register_task
 class Detection(ObjectTask):
@@ -166,6 +168,10 @@ class Detection(ObjectTask):
     def variation(self, outputs: Floats) -> float | None:
         """Return None: no object of one image is that of another."""
         return None
+
+    def is_empty(self, prediction: Prediction) -> bool:
+        """Return whether there are no detections, not even below the thresholds."""
+        return not self.outputs_of(prediction)[:, _SCORE].any()
 
     def _differences(self, outputs: Floats, expected: Floats) -> list[float]:
         pairs = zip(

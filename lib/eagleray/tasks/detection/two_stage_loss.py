@@ -29,7 +29,9 @@ _DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the differences from proposals, as
 _LINEAR_FROM = 1 / 9  # difference from which the loss of boxes grows linearly
 
 
-def two_stage_losses(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+def two_stage_losses(
+    outputs: Mapping[str, Tensor], targets: Tensor, *, is_ignored: Tensor | None = None
+) -> Tensor:
     """Return the loss of each image.
 
     Args:
@@ -38,20 +40,24 @@ def two_stage_losses(outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
             (N, P, 4), by which boxes differ from them; `objectness` (N, A), logits of the `anchors`
             (N, A, 4), and `anchor_deltas` (N, A, 4), by which what they propose differs from them.
         targets: Targets (N, 1 + K, 6) in pixels of the input, as `tasks.objects` describes them.
+        is_ignored: Pixels of the input in which the centre of a box without an object is neither
+            right nor wrong, bool (N, H, W); None for no such pixels.
 
     Returns:
         float32 tensor (N,).
     """
     objects = objects_of(targets)
-    return _first_stage(outputs, objects) + _second_stage(outputs, objects)
+    return _first_stage(outputs, objects, is_ignored) + _second_stage(outputs, objects, is_ignored)
 
 
-def _first_stage(outputs: Mapping[str, Tensor], objects: Tensor) -> Tensor:
+def _first_stage(
+    outputs: Mapping[str, Tensor], objects: Tensor, is_ignored: Tensor | None
+) -> Tensor:
     """Return the losses of the region proposals (N,)."""
     anchors = outputs["anchors"][0]
     assigned = assign_anchors(anchors, objects, min_overlap=0.7, max_background=0.3)
     is_object = assigned >= 0
-    is_free = is_background(anchors, objects, assigned)
+    is_free = is_background(anchors, objects, assigned) & ~_centred_in(is_ignored, anchors)
     weights = sample_weights(is_object, is_free, _ANCHORS, _ANCHORS_WITH_OBJECTS)
     of_objectness = functional.binary_cross_entropy_with_logits(
         outputs["objectness"], is_object.to(weights.dtype), reduction="none"
@@ -61,14 +67,16 @@ def _first_stage(outputs: Mapping[str, Tensor], objects: Tensor) -> Tensor:
     return (weights * (of_objectness + of_boxes)).sum(dim=1)
 
 
-def _second_stage(outputs: Mapping[str, Tensor], objects: Tensor) -> Tensor:
+def _second_stage(
+    outputs: Mapping[str, Tensor], objects: Tensor, is_ignored: Tensor | None
+) -> Tensor:
     """Return the losses of labels and boxes (N,)."""
     proposals = outputs["proposals"]
     assigned = assign_anchors(
         proposals, objects, min_overlap=0.5, max_background=0.5, serves_all=False
     )
     is_object = assigned >= 0
-    is_free = is_background(proposals, objects, assigned)
+    is_free = is_background(proposals, objects, assigned) & ~_centred_in(is_ignored, proposals)
     weights = sample_weights(is_object, is_free, _PROPOSALS, _PROPOSALS_WITH_OBJECTS)
     wanted = pick(objects, assigned)
     of_label = outputs["logits"].gather(2, wanted[..., 4:5].long())[..., 0]
@@ -77,6 +85,19 @@ def _second_stage(outputs: Mapping[str, Tensor], objects: Tensor) -> Tensor:
     scale = true.new_tensor(_DELTA_WEIGHTS)
     of_boxes = _box_losses(outputs["deltas"] * scale, true * scale, is_object)
     return (weights * (of_labels + of_boxes)).sum(dim=1)
+
+
+def _centred_in(pixels: Tensor | None, boxes: Tensor) -> Tensor:
+    """Return which boxes, (A, 4) or (N, A, 4), have their centre in pixels: bool (N, A) or ()."""
+    if pixels is None:
+        return boxes.new_zeros((), dtype=torch.bool)
+    num_images, height, width = pixels.shape
+    centres = ((boxes[..., :2] + boxes[..., 2:]) / 2).nan_to_num().expand(num_images, -1, 2)
+    x, y = (
+        centres[..., axis].floor().long().clamp(0, length - 1)
+        for axis, length in ((0, width), (1, height))
+    )
+    return pixels[torch.arange(num_images, device=pixels.device)[:, None], y, x]
 
 
 def sample_weights(is_object: Tensor, is_free: Tensor, size: int, max_objects: int) -> Tensor:

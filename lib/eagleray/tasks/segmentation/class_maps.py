@@ -66,7 +66,7 @@ def class_map(annotation: Annotation, labels: Sequence[str], beside: int = 0) ->
     flat = np.full(height * width, beside, np.uint8)  # column by column, as the runs are
     index = {label: number for number, label in enumerate(labels)}
     for one in annotation.objects:
-        if one.label not in index:
+        if one.label not in index and one.kind != "void":
             raise InputError(
                 f"Label {one.label!r} is not one of the model's: {', '.join(labels)[:200]}."
             )

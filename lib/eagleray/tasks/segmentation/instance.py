@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from eagleray.core.errors import InputError
+from eagleray.imaging.contract import ImageContract
 from eagleray.imaging.geometry import Frame
 from eagleray.tasks.annotation import Annotation, Mask, parse_annotation
 from eagleray.tasks.base import Outputs
@@ -21,9 +21,8 @@ from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Drawing
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.run_lengths import decode_runs
-from eagleray.tasks.segmentation.center_task import CenterTask
 from eagleray.tasks.segmentation.class_maps import IGNORED, encode_mask, mask_of
-from eagleray.tasks.segmentation.grouping import FoundObjects
+from eagleray.tasks.segmentation.form_task import FormTask
 from eagleray.tasks.segmentation.mask_observations import (
     OBSERVED,
     TRUE_ROW,
@@ -31,11 +30,12 @@ from eagleray.tasks.segmentation.mask_observations import (
     observe_masks,
     shared_pixels,
 )
-from eagleray.tasks.segmentation.mask_queries import MaskQueries
+from eagleray.tasks.segmentation.object_form import ObjectForm, ObjectLimits
 from eagleray.tasks.segmentation.object_maps import object_drawing
 from eagleray.tasks.segmentation.object_masks import encode_masks, numbers_of
 from eagleray.tasks.segmentation.pixel_task import BACKGROUND, require_size
-from eagleray.tasks.segmentation.query_objects import find_scored_masks
+from eagleray.tasks.segmentation.region_form import RegionForm
+from eagleray.tasks.segmentation.region_masks import REGION_OUTPUTS, RegionMasks
 from eagleray.tasks.segmentation.similarity import ScoredRegions, similarity_of_regions
 from eagleray.tasks.tensors import NamedTensor, TensorSpec
 
@@ -49,12 +49,34 @@ _USUAL_MASK_BYTES = 300
 
 
 @register_task
-class Instance(CenterTask, ObjectTask):
-    """Objects with labels and masks; the network has the background as its first label."""
+class Instance(FormTask, ObjectTask):
+    """Objects with labels and masks.
+
+    Attributes:
+        regions: Numbers and sizes of what a network of boxes with masks returns; None for other
+            networks.
+    """
 
     optional_columns: ClassVar[frozenset[str]] = frozenset({"masks"})
+    follows_network: ClassVar[bool] = True
 
     name: Literal["instance"] = "instance"
+    regions: RegionMasks | None = None
+
+    @property
+    def form(self) -> ObjectForm:
+        """Boxes with masks, mask queries, or maps of centres."""
+        if self.regions is not None:
+            return RegionForm(self.regions, len(self.labels))
+        return self._pixel_form
+
+    def for_network(self, shapes: Mapping[str, tuple[int, ...]], contract: ImageContract) -> Self:
+        """Return the task of boxes with masks for a network that returns these."""
+        if not set(REGION_OUTPUTS) <= set(shapes):
+            return self
+        count, side, _ = shapes[REGION_OUTPUTS[1]]
+        regions = RegionMasks(count=count, side=side, size=contract.size)
+        return self.model_copy(update={"regions": regions, "max_objects": count})
 
     @property
     def pixel_labels(self) -> tuple[str, ...]:
@@ -77,10 +99,7 @@ class Instance(CenterTask, ObjectTask):
         """
         task = super().from_labels(texts, uris)
         if BACKGROUND in task.labels:
-            raise InputError(
-                f"Objects have the label {BACKGROUND!r}, which is that of pixels without an "
-                "object; leave them out, or give them another label."
-            )
+            raise InputError(_background_fault(texts, uris))
         return task
 
     def encode(self, text: str) -> list[list[float]]:
@@ -122,56 +141,23 @@ class Instance(CenterTask, ObjectTask):
             rows.append([x, y, x + wide, y + high, label, OBJECT, one.area])
         if not np.isfinite(outputs).all():
             return np.full(self.observation_shape, np.nan, np.float32), rows
-        found = self._group(outputs)
-        own = np.where(classes == IGNORED, 0, found.numbers)
-        detections, masks = self._detections(found, own)
+        found = self.form.find_in_input(outputs, classes == IGNORED, self._limits)
         truths = [one.counts for one in true.values()]
-        return _observation(detections, masks, truths, rows, height, width), rows
+        return _observation(found.rows, found.masks, truths, rows, height, width), rows
 
     # --- prediction ---
 
+    @property
+    def _limits(self) -> ObjectLimits:
+        return ObjectLimits(self.max_objects, self.min_score)
+
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
-        """Group the pixels, and report the objects that reach the threshold of their label."""
+        """Find the objects, and report those that reach the threshold of their label."""
         if not np.isfinite(outputs).all():
             nothing = np.full((self.max_objects, ROW), np.nan, np.float32)
             return ObjectsPrediction(detections=nothing)
-        if self.queries is not None:
-            return self._prediction(*self._of_queries(self.queries, outputs, frame))
-        found, whole = self._find(outputs, frame)
-        return self._prediction(*self._detections(found, whole.numbers))
-
-    def _of_queries(
-        self, queries: MaskQueries, outputs: Outputs, frame: Frame
-    ) -> tuple[npt.NDArray[np.float32], list[Mask]]:
-        """Return what `_detections` does, of queries; their masks may overlap."""
-        rows = np.zeros((self.max_objects, ROW), np.float32)
-        masks: list[Mask] = []
-        size, least = (frame.height, frame.width), self.min_score
-        for one in islice(find_scored_masks(queries, outputs, *size, least), self.max_objects):
-            mask = encode_masks(one.pixels.view(np.uint8))[1]
-            x, y, width, height = mask.box
-            rows[len(masks)] = x, y, x + width, y + height, one.score, one.label
-            masks.append(Mask.model_construct(size=size, counts=mask.counts))
-        return rows, masks
-
-    def _detections(
-        self, found: FoundObjects, numbers: npt.NDArray[np.integer[Any]]
-    ) -> tuple[npt.NDArray[np.float32], list[Mask]]:
-        """Return the objects with pixels and a score as detections (max_objects, 6), and masks.
-
-        Args:
-            found: The objects.
-            numbers: Number of the object of each pixel, from 1; 0 for none (height, width).
-        """
-        rows = np.zeros((self.max_objects, ROW), np.float32)
-        masks: list[Mask] = []
-        for number, one in encode_masks(numbers).items():
-            score, label = found.scores[number - 1], found.labels[number - 1] - 1
-            if score > 0 and score >= self.min_score:
-                x, y, width, height = one.box
-                rows[len(masks)] = x, y, x + width, y + height, score, label
-                masks.append(Mask.model_construct(size=numbers.shape, counts=one.counts))
-        return rows, masks
+        found = self.form.find_objects(outputs, frame, self._limits)
+        return self._prediction(found.rows, found.masks)
 
     def similarity(self, prediction: Prediction, other: Prediction) -> float:
         """Return the panoptic quality of the reported objects, see `similarity_of_regions`."""
@@ -304,6 +290,17 @@ def _observation(
     areas = np.array([_num_pixels(one) for one in masks], np.int64)
     shared = shared_pixels(counts, truths, height, width)
     return observe_masks(detections, areas, shared, np.array(rows[1:]).reshape(-1, TRUE_ROW))
+
+
+def _background_fault(texts: Sequence[str], uris: Sequence[str]) -> str:
+    """Return a sentence on the images with objects that have the label of the background."""
+    rows = [row for row, text in enumerate(texts) if BACKGROUND in parse_annotation(text).labels]
+    first = f", first {uris[rows[0]]}," if uris else ""
+    images = f"1 image{first} has" if len(rows) == 1 else f"{len(rows):,} images{first} have"
+    return (
+        f"{images} objects with the label {BACKGROUND!r}, which an instance model has for pixels "
+        "without an object; remove these objects or their category from the labels, or rename it."
+    )
 
 
 def _regions(prediction: Prediction) -> ScoredRegions:

@@ -61,13 +61,15 @@ def object_map(annotation: Annotation) -> Numbers:
 
 
 def object_drawing(text: str) -> Drawing:
-    """Return what is drawn of the objects of an annotation: each in a colour.
+    """Return what is drawn of the objects of an annotation: each in a colour, and void in none.
 
     Args:
         text: The annotation, in the form of `tasks.annotation`.
     """
-    numbers = object_map(parse_annotation(text))
-    return Drawing(mask=encode_mask(numbers.astype(np.uint16)))
+    annotation = parse_annotation(text)
+    is_void = np.array([False, *(one.kind == "void" for one in annotation.objects)])
+    numbers = object_map(annotation)
+    return Drawing(mask=encode_mask(np.where(is_void[numbers], 0, numbers).astype(np.uint16)))
 
 
 def label_indices(annotation: Annotation, labels: Sequence[str]) -> Integers:
@@ -81,7 +83,7 @@ def label_indices(annotation: Annotation, labels: Sequence[str]) -> Integers:
     index = {label: number for number, label in enumerate(labels)}
     found = [0]
     for one in annotation.objects:
-        if one.label not in index:
+        if one.label not in index and one.kind != "void":
             raise InputError(
                 f"Label {one.label!r} is not one of the model's: {', '.join(labels)[:200]}."
             )

@@ -26,15 +26,13 @@ from eagleray.tasks.outcome import Prediction
 from eagleray.tasks.page import Box, Drawing, Section, Table
 from eagleray.tasks.registration import register_task
 from eagleray.tasks.review import Mistake
-from eagleray.tasks.segmentation.center_task import CenterTask
+from eagleray.tasks.segmentation.center_form import CenterForm
 from eagleray.tasks.segmentation.class_maps import (
     class_map,
     decode_numbers,
     encode_mask,
-    within_image,
 )
-from eagleray.tasks.segmentation.grouping import FoundObjects
-from eagleray.tasks.segmentation.mask_queries import MaskQueries
+from eagleray.tasks.segmentation.form_task import FormTask
 from eagleray.tasks.segmentation.object_maps import label_indices, object_drawing, object_map
 from eagleray.tasks.segmentation.object_masks import encode_masks
 from eagleray.tasks.segmentation.panoptic_metrics import (
@@ -45,13 +43,12 @@ from eagleray.tasks.segmentation.panoptic_metrics import (
 )
 from eagleray.tasks.segmentation.pixel_counts import confusion_of, count_labels, shares_to_counts
 from eagleray.tasks.segmentation.pixel_task import PixelTask, SharesPrediction, require_size
-from eagleray.tasks.segmentation.query_objects import find_query_segments
+from eagleray.tasks.segmentation.query_form import QueryForm
 from eagleray.tasks.segmentation.region_metrics import region_metrics, resampled_region_metrics
 from eagleray.tasks.segmentation.segments import (
     Segment,
     SegmentMap,
     describe_counts,
-    find_segments,
     segmentation_of,
 )
 from eagleray.tasks.segmentation.similarity import ScoredRegions, similarity_of_regions
@@ -85,7 +82,7 @@ class PanopticPrediction(SharesPrediction):
 
 
 @register_task
-class Panoptic(CenterTask, PixelTask):
+class Panoptic(FormTask, PixelTask):
     """A label for every pixel, with the objects of things told apart.
 
     Attributes:
@@ -140,6 +137,11 @@ class Panoptic(CenterTask, PixelTask):
         """All labels but the background."""
         return self.labels[1:]
 
+    @property
+    def form(self) -> CenterForm | QueryForm:
+        """Maps of centres, or mask queries."""
+        return self._pixel_form
+
     # --- observations ---
 
     def observe_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,8 +167,8 @@ class Panoptic(CenterTask, PixelTask):
         num_pixels = count_labels(true[0], len(self.labels))
         if not np.isfinite(outputs).all():
             return np.full(self.observation_shape, np.nan, np.float32), num_pixels
-        found = self._group(outputs)
-        own = find_segments(found.classes, found.numbers, found.labels, self.is_thing)
+        height, width = true[0].shape
+        own = self.form.find_segments(outputs, Frame(width, height)).segments
         predicted = own.labels[own.ids].astype(np.uint8), own.numbers[own.ids]
         return self._observation(predicted, true), num_pixels
 
@@ -215,39 +217,11 @@ class Panoptic(CenterTask, PixelTask):
     # --- prediction ---
 
     def postprocess(self, outputs: Outputs, frame: Frame) -> Prediction:
-        """Group the pixels, and return the segments at the size of the original."""
+        """Return the segments at the size of the original."""
         if not np.isfinite(outputs).all():
             return PanopticPrediction(shares=np.full(len(self.labels), np.nan, np.float32))
-        if self.queries is not None:
-            return self._of_queries(self.queries, outputs, frame)
-        known = within_image(outputs, frame)
-        found, whole = self._find(outputs, frame)
-        segments = find_segments(whole.classes, whole.numbers, found.labels, self.is_thing)
-        scores = [
-            float(found.scores[thing - 1]) if thing else _score_of_stuff(known, found, label)
-            for label, thing in zip(
-                segments.labels.tolist(), segments.numbers.tolist(), strict=True
-            )
-        ]
-        return self._prediction(segments, scores)
-
-    def _of_queries(self, queries: MaskQueries, outputs: Outputs, frame: Frame) -> Prediction:
-        """Return the segments of queries; those of a stuff label are one, of the best score."""
-        found = find_query_segments(queries, outputs, frame.height, frame.width)
-        order = np.argsort(-found.scores, kind="stable")
-        numbers = np.zeros(1 + len(order), np.uint16)
-        numbers[1 + order] = np.arange(1, 1 + len(order))
-        labels, scores = found.labels[order] + 1, found.scores[order].tolist()
-        classes = np.concatenate([[0], labels])[numbers[found.numbers]]
-        is_apart = np.concatenate([[False], self.is_thing[labels]])
-        own = np.where(is_apart[numbers[found.numbers]], numbers[found.numbers], 0)
-        segments = find_segments(classes, own, labels, self.is_thing)
-        best = dict(zip(labels[::-1].tolist(), scores[::-1], strict=True))
-        listed = [
-            scores[thing - 1] if thing else best.get(label, 0.0)
-            for label, thing in zip(segments.labels, segments.numbers, strict=True)
-        ]
-        return self._prediction(segments, listed)
+        found = self.form.find_segments(outputs, frame)
+        return self._prediction(found.segments, found.scores)
 
     def _prediction(self, segments: SegmentMap, scores: Sequence[float]) -> PanopticPrediction:
         """Return the prediction with the segments of one image.
@@ -277,6 +251,10 @@ class Panoptic(CenterTask, PixelTask):
     def similarity(self, prediction: Prediction, other: Prediction) -> float:
         """Return the panoptic quality of the segments, see `similarity_of_regions`."""
         return similarity_of_regions(_regions(prediction), _regions(other))
+
+    def is_empty(self, prediction: Prediction) -> bool:
+        """Return whether there are no segments."""
+        return not _segments(prediction)
 
     def counts(self, prediction: Prediction, threshold: float | None = None) -> Mapping[str, int]:
         """Return the number of objects of each thing; those without objects are left out."""
@@ -464,12 +442,6 @@ def _regions(prediction: Prediction) -> ScoredRegions:
         tuple(one.label for one in segments),
         tuple(one.score for one in segments),
     )
-
-
-def _score_of_stuff(known: Outputs, found: FoundObjects, label: int) -> float:
-    """Return the mean probability of a label over its pixels; 0 if it has none in the input."""
-    values = known[label][found.classes == label]
-    return float(values.mean()) if len(values) else 0.0
 
 
 def _matches(outputs: Tensor) -> PanopticCounts:

@@ -23,14 +23,13 @@ def find_things(annotations: Iterable[Annotation]) -> set[str]:
     several: set[str] = set()
     said: dict[str, Kind] = {}
     for annotation in annotations:
-        known = [one for one in annotation.objects if one.kind != "void"]
-        for one in known:
+        for one in annotation.known:
             if one.kind is not None and said.setdefault(one.label, one.kind) != one.kind:
                 raise InputError(
                     f"The label {one.label!r} is a thing in one image and stuff in another; give "
                     "it one kind, or two labels."
                 )
-        counts = Counter(one.label for one in known if not one.crowd)
+        counts = Counter(one.label for one in annotation.known if not one.crowd)
         several |= {label for label, count in counts.items() if count > 1}
     things = {label for label, kind in said.items() if kind == "thing"}
     return things | (several - set(said))

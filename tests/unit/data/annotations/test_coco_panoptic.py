@@ -15,8 +15,12 @@ from eagleray.data.annotations.job import open_conversion, run_conversion
 from eagleray.data.annotations.masks import pixels_of
 from eagleray.data.annotations.spec import ConvertSpec
 from eagleray.data.labelled import read_objects
-from eagleray.tasks import Panoptic
-from eagleray.tasks.annotation import Annotation, TrueObject
+from eagleray.data.object_report import describe_objects
+from eagleray.tasks import Detection, Panoptic
+from eagleray.tasks.annotation import Annotation, TrueObject, parse_annotation
+from eagleray.tasks.detection.objects import CROWD as CROWD_KIND
+from eagleray.tasks.segmentation.class_maps import decode_numbers
+from eagleray.tasks.segmentation.object_maps import object_drawing
 from tests.support.annotated import HEIGHT, WIDTH, annotations_of, write, write_image
 from tests.support.images import encode
 from tests.support.reporting import RecordingReporter
@@ -64,7 +68,11 @@ def panoptic(
 ) -> Path:
     write_image(folder / "val/1.png")
     image = {"id": 3, "file_name": "1.png", "width": WIDTH, "height": HEIGHT}
-    own = {"image_id": 3, "file_name": "1.png", "segments_info": segments or SEGMENTS}
+    own = {
+        "image_id": 3,
+        "file_name": "1.png",
+        "segments_info": SEGMENTS if segments is None else segments,
+    }
     content = {"images": [image], "annotations": [own], "categories": CATEGORIES}
     write(folder / f"annotations/{name}.json", json.dumps(content))
     write(folder / f"annotations/{name}/1.png", png(ids() if pixels is None else pixels))
@@ -101,7 +109,7 @@ def test_colours_are_ids_of_segments(tmp_path: Path) -> None:
 
 def test_the_masks_are_no_unlisted_images(tmp_path: Path) -> None:
     notes = " ".join(read_objects(str(panoptic(tmp_path))).notes)
-    assert "is read as COCO: 1 image with 5 objects of 2 classes" in notes
+    assert "is read as COCO: 1 image with 4 objects of 2 classes" in notes
     assert "no JSON lists" not in notes
 
 
@@ -119,6 +127,47 @@ def test_void_is_neither_right_nor_wrong(tmp_path: Path) -> None:
     background, cow, sky = task.encode(images.labels[0])
     assert (background, cow) == (0, 4 * 5 + 4 * 10)
     assert sky == (ids() == SKY).sum()
+
+
+def test_void_teaches_no_label_and_is_drawn_in_no_colour(tmp_path: Path) -> None:
+    images = read_objects(str(panoptic(tmp_path / "void", pixels=ids() * 0, segments=[])))
+    void = images.labels[0]
+    assert describe_objects(void) == "no objects"
+    assert decode_numbers(object_drawing(void).mask or b"").max() == 0
+    known = read_objects(str(panoptic(tmp_path / "known"))).labels[0]
+    task = Panoptic.from_labels([known, void.replace("cow", "tent")])
+    assert task.labels == ("background", "cow", "sky")
+    assert sum(task.encode(void.replace("cow", "tent"))) == 0
+    detector = Detection(labels=("cow", "sky"))
+    assert [row[-1] for row in detector.encode(void.replace("cow", "tent"))] == [0, CROWD_KIND]
+    numbers = decode_numbers(object_drawing(known).mask or b"")
+    assert ((numbers == 0) == (ids() == 0)).all()
+
+
+def test_pngs_are_read_in_the_order_of_the_images(tmp_path: Path) -> None:
+    panoptic(tmp_path)
+    content = json.loads((tmp_path / "annotations/panoptic_val.json").read_text())
+    (image,), (own,) = content["images"], content["annotations"]
+    names = [f"{number}.png" for number in range(50, 0, -1)]
+    content["images"] = [{**image, "id": name, "file_name": name} for name in names]
+    content["annotations"] = [{**own, "image_id": name, "file_name": name} for name in names]
+    for name in names:
+        write_image(tmp_path / f"val/{name}")
+        pixels = ids()
+        pixels[0, 0] = FIRST if int(name[:-4]) % 2 else SECOND
+        write(tmp_path / f"annotations/panoptic_val/{name}", png(pixels))
+    for name in ("30.png", "20.png"):
+        (tmp_path / f"annotations/panoptic_val/{name}").write_bytes(b"none")
+    write(tmp_path / "annotations/panoptic_val.json", json.dumps(content))
+    images = read_objects(str(tmp_path))
+    kept = [name for name in names if name not in ("30.png", "20.png")]
+    assert [Path(uri).name for uri in images.uris] == kept
+    areas = [
+        inside(parse_annotation(text).objects[1])[0, 0] == int(Path(uri).stem) % 2
+        for uri, text in zip(images.uris, images.labels, strict=True)
+    ]
+    assert all(areas)
+    assert "panoptic_val.json, annotation 20 (30.png): " in " ".join(images.notes)
 
 
 def test_a_label_of_two_kinds_is_refused() -> None:

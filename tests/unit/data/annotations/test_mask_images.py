@@ -68,7 +68,7 @@ def test_each_class_is_an_object(tmp_path: Path, kind: str) -> None:
     assert box(second) == ("index_3", 20.0, 10.0, 10.0, 2.0)
     assert second.mask is not None
     assert (pixels_of(second.mask) == (classes() == 3)).all()
-    assert ignored.crowd
+    assert (ignored.crowd, ignored.kind) == (True, "void")
     assert ignored.mask is not None
     assert (pixels_of(ignored.mask) == (classes() == 255)).all()
 

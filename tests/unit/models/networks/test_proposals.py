@@ -13,9 +13,9 @@ from eagleray.models.networks.anchors import decode
 from eagleray.models.networks.proposals import (
     RegionProposalNetwork,
     _best_of_level,
-    _unsuppressed,
 )
 from eagleray.models.networks.regions import pool_regions
+from eagleray.models.networks.suppression import pairwise_overlaps, unsuppressed
 
 pytestmark = pytest.mark.numerical
 
@@ -44,7 +44,7 @@ def pyramid(images: int = 1) -> list[Tensor]:
 def test_the_suppression_is_that_of_torchvision(seed: int) -> None:
     boxes = random_boxes(200, seed, most=12)
     boxes[..., 2:] = boxes[..., :2] + 30  # many of them overlap
-    (stays,) = _unsuppressed(boxes)
+    (stays,) = unsuppressed(pairwise_overlaps(boxes), 0.7)
     expected = nms(boxes[0], torch.linspace(1, 0, 200), 0.7)
     assert 60 < len(expected) < 180
     assert stays.nonzero().flatten().tolist() == sorted(expected.tolist())
@@ -55,7 +55,12 @@ def test_a_box_that_a_suppressed_one_overlaps_stays() -> None:
     assert box_iou(steps[:1], steps[1:]).tolist()[0] == pytest.approx(
         [0.739, 0.538, 0.379], abs=0.01
     )
-    assert _unsuppressed(steps[None])[0].tolist() == [True, False, True, False]
+    assert unsuppressed(pairwise_overlaps(steps[None]), 0.7)[0].tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_suppressed_boxes_rank_behind_all_others() -> None:

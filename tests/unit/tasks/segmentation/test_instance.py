@@ -64,8 +64,12 @@ def test_labels_are_those_of_objects_and_the_network_has_a_background() -> None:
     assert task.labels == ("cat", "dog")
     assert task.num_outputs == 3
     assert task.network_outputs["labels"] == (3, None, None)
-    with pytest.raises(InputError, match="label 'background', which is that of pixels without"):
-        make_task("instance", [annotation_of([("background", MASKS[0][1])]).to_text()])
+    hidden = annotation_of([("background", MASKS[0][1])]).to_text()
+    fault = r"2 images, first /b\.png, have objects with the label 'background', which an instance"
+    with pytest.raises(InputError, match=fault):
+        make_task("instance", [TEXT, hidden, hidden], ["/a.png", "/b.png", "/c.png"])
+    with pytest.raises(InputError, match=r"1 image has objects with the label 'background'"):
+        make_task("instance", [hidden])
 
 
 def test_an_object_without_a_mask_is_refused() -> None:

@@ -1,0 +1,1 @@
+"""Who calls the service: keys, quotas, roles, usage and webhooks."""

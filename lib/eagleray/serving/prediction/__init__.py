@@ -1,0 +1,1 @@
+"""The way of a request: fetch, decode, queue, predict, respond."""

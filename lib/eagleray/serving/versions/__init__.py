@@ -1,0 +1,1 @@
+"""Which version serves a request, and which versions are in memory."""
