@@ -18,6 +18,7 @@ from eagleray.core.errors import InputError
 from eagleray.models.architectures import TIMM_PREFIX, Architecture
 from eagleray.models.building import build
 from eagleray.models.networks.dilation import dilate
+from eagleray.models.tracing import describe_trace_fault
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,7 +128,7 @@ def extract_feature_maps(
     except Exception as error:  # tracing runs the network's own code with values that are none
         raise InputError(
             f"{backbone.name} cannot be a backbone: its layers cannot be taken apart "
-            f"({str(error).splitlines()[0][:200]}); choose another one, such as resnet18."
+            f"({describe_trace_fault(error)}); choose another one, such as resnet18."
         ) from error
 
 
