@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eagleray.core.errors import InputError
-from eagleray.models.architectures import Architecture
+from eagleray.models.building import make_backbone
 from eagleray.models.networks.feature_maps import extract_feature_maps, feature_levels
 from eagleray.models.tracing import describe_trace_fault
 from tests.support.segmented import BranchingStages
@@ -63,7 +63,7 @@ def test_any_other_fault_is_its_first_line_without_colours() -> None:
 
 def test_a_backbone_that_cannot_be_traced_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAGLERAY_EXTENSIONS", "tests.support.segmented")
-    backbone = Architecture(name="tests.support.segmented:BranchingStages")
+    backbone = make_backbone("tests.support.segmented:BranchingStages")
     fault = r"cannot be taken apart \(its forward pass depends on .* choose another one, such as"
     with pytest.raises(InputError, match=fault) as caught:
         extract_feature_maps(backbone, feature_levels(backbone))
