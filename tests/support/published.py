@@ -117,7 +117,7 @@ def _spread_outputs(network: Any, image: Tensor) -> None:
     for kind, deviation in (
         ("rpn.head.cls_logits", 2.0),
         ("rpn.head.bbox_pred", 0.2),
-        ("box_predictor.cls_score", 5.0),
+        ("box_predictor.cls_score", 3.0),
         ("box_predictor.bbox_pred", 0.4),
         ("regression_head.bbox_reg", 0.4),
         ("regression_head.module_list", 1.0),
