@@ -168,6 +168,7 @@ def test_pngs_are_read_in_the_order_of_the_images(tmp_path: Path) -> None:
     ]
     assert all(areas)
     assert "panoptic_val.json, annotation 20 (30.png): " in " ".join(images.notes)
+    assert "no JSON lists" not in " ".join(images.notes)
 
 
 def test_a_label_of_two_kinds_is_refused() -> None:
