@@ -122,8 +122,11 @@ def disk_spec(data: Path | str, **changes: Any) -> Any:
     return small_spec(data, **{**fields, **changes})
 
 
-def write_nuclei(folder: Path, count: int = 36, *, seed: int = 0) -> Path:
-    """Write noisy images of 32 x 40 pixels with one to three bright disks, and their table."""
+def write_nuclei(folder: Path, count: int = 36, *, seed: int = 0, floor: bool = False) -> Path:
+    """Write noisy images of 32 x 40 pixels with one to three bright disks, and their table.
+
+    With a floor the upper 3 rows are dark, and stuff of that label.
+    """
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     rows = []
@@ -133,6 +136,9 @@ def write_nuclei(folder: Path, count: int = 36, *, seed: int = 0) -> Path:
         masks = [("nucleus", disk((32, 40), x + generator.uniform(-1, 1), y, 5)) for x, y in places]
         for _, mask in masks:
             pixels[mask] += 100
+        if floor:
+            pixels[:3] -= 80
+            masks.append(("floor", np.indices((32, 40))[0] < 3))
         path = folder / f"{number:02d}.png"
         Image.fromarray(pixels).save(path)
         rows.append((path.name, annotation_of(masks).to_text()))
