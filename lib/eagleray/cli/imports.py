@@ -43,8 +43,10 @@ def import_model(
         if request.output is not None:
             require_new(request.output)
         with console.status("Importing"):
-            make = import_hosted if is_hosted(request.file) else import_network
-            package = make(request, settings)
+            if is_hosted(request.file):
+                package = import_hosted(request, settings)
+            else:
+                package = import_network(request, settings, note=console.note)
         if request.output is not None:
             write_package(package, request.output)
             where = request.output

@@ -19,6 +19,7 @@ from eagleray.exports.base import IMAGES, output_names
 from eagleray.models.graph_export import export_graph
 from eagleray.models.network import ImageNetwork
 from eagleray.models.package import ModelPackage
+from eagleray.models.tracing import describe_trace_fault
 from eagleray.tasks import NetworkOutput, Task
 from eagleray.tasks.base import only_tensor
 
@@ -67,8 +68,8 @@ def export_program(package: ModelPackage, *, planar: bool = False) -> Any:
             return torch.export.export(network, inputs)
     except Exception as error:
         name = package.manifest.architecture.name
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{name} cannot be exported as a graph ({text}).") from error
+        fault = describe_trace_fault(error)
+        raise InputError(f"{name} cannot be exported as a graph ({fault}).") from error
 
 
 def onnx_graph(package: ModelPackage) -> Any:

@@ -104,22 +104,31 @@ def find_input(model: Any, layout: Literal["auto", "nchw", "nhwc"]) -> NetworkIn
     return NetworkInput(found.name, layout, channels, (height, width), batch)
 
 
-def find_output(model: Any, num_outputs: int) -> str:
+def find_output(model: Any, num_outputs: int, *, fits_labels: bool) -> str:
     """Return the name of a network's only output.
+
+    Args:
+        model: The ONNX model.
+        num_outputs: Number of values for an image that the task needs.
+        fits_labels: Whether the task needs as many values as it has labels.
 
     Raises:
         ValueError: If it has several, or another number of values for an image.
     """
     outputs = list(model.graph.output)
     if len(outputs) != 1:
-        raise ValueError(f"it has {_listed(outputs)} as outputs, where one of scores is taken")
+        raise ValueError(
+            f"it has {_listed(outputs)} as outputs, where one of scores is taken; name --task "
+            "detection, semantic, instance or panoptic for a network that says where things are"
+        )
     (found,) = outputs
     lengths = _lengths(found)
     known = [length for length in lengths[1:] if length is not None]
     if len(known) == len(lengths) - 1 and len(lengths) and int(np.prod(known)) != num_outputs:
         raise ValueError(
             f"its output {_shown(found)} has {int(np.prod(known)):,} values for an image, and the "
-            f"task needs {num_outputs:,}; name as many labels"
+            f"task needs {num_outputs:,}; "
+            + ("name as many --labels as it has" if fits_labels else "name another --task")
         )
     return str(found.name)
 
@@ -349,7 +358,7 @@ def _lengths(value: Any) -> list[int | None]:
 
 def _shown(value: Any) -> str:
     lengths = ", ".join("?" if one is None else str(one) for one in _lengths(value))
-    return f"{value.name[:100]!r} ({lengths})"
+    return f"{value.name[:100]!r}" + (f" ({lengths})" if lengths else "")
 
 
 def _listed(values: list[Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -46,8 +46,15 @@ ARCHITECTURE = "onnx"
 """Name of the architecture of imported networks: a graph is all that is known of it."""
 
 
-def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
+def import_network(
+    spec: ImportSpec, settings: Settings, *, note: Callable[[str], None] | None = None
+) -> ModelPackage:
     """Make the package of a network that another program wrote as an ONNX file.
+
+    Args:
+        spec: The specification.
+        settings: Settings of this process.
+        note: Gets a sentence where images come to the network in another way than before.
 
     Raises:
         UserError: If the file, the specification or an image is refused; the message says why.
@@ -60,6 +67,8 @@ def import_network(spec: ImportSpec, settings: Settings) -> ModelPackage:
         )
     require_engine("openvino", device="cpu")
     source = _open(spec, settings)
+    if note is not None and source.difference:
+        note(source.difference)
     spec, content = source.spec, source.content
     try:
         model = parse_foreign_graph(content)
@@ -92,6 +101,7 @@ class _Source:
         digest: SHA-256 of the file that was named, or of a folder's weights.
         producer: The program that wrote a folder; empty for a file, which says it itself.
         fields: Fields of the task that a folder says.
+        difference: How images differ from those of transformers, as a sentence.
     """
 
     spec: ImportSpec
@@ -100,6 +110,7 @@ class _Source:
     digest: str
     producer: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    difference: str = ""
 
 
 def _open(spec: ImportSpec, settings: Settings) -> _Source:
@@ -113,7 +124,15 @@ def _open(spec: ImportSpec, settings: Settings) -> _Source:
     found = read_folder(spec)
     read_things(spec, found.labels)
     graph = _that_runs(found.spec, convert_folder(found, settings))
-    return _Source(found.spec, graph, found.labels, found.digest, found.producer, found.fields)
+    return _Source(
+        found.spec,
+        graph,
+        found.labels,
+        found.digest,
+        found.producer,
+        found.fields,
+        found.difference,
+    )
 
 
 def _that_runs(spec: ImportSpec, content: bytes) -> bytes:
@@ -199,7 +218,7 @@ def _manifest(
         ),
         contract=contract,
         contract_digest=contract.digest,
-        lineage=Lineage.now(note=f"imported from {Path(spec.file).name}"),
+        lineage=Lineage.now(note=_lineage_note(source)),
         imported=Import(
             file_digest=source.digest,
             scores=scores,
@@ -209,6 +228,11 @@ def _manifest(
         ),
         files={GRAPH_FILE: hashlib.sha256(source.content).hexdigest()},
     )
+
+
+def _lineage_note(source: _Source) -> str:
+    note = f"imported from {Path(source.spec.file).name}"
+    return f"{note}. {source.difference}" if source.difference else note
 
 
 def _read(location: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -72,6 +73,7 @@ def make_task(spec: ImportSpec, labels: Sequence[str], **others: Any) -> Task:
             raise InputError(
                 f"{spec.name_of(field)} has no meaning for the task {spec.task}; leave it out."
             )
+    _require_labels(spec, labels, needed="labels" in known)
     fields: dict[str, Any] = {"name": spec.task, **others}
     if labels:
         fields["labels"] = tuple(labels)
@@ -87,6 +89,21 @@ def make_task(spec: ImportSpec, labels: Sequence[str], **others: Any) -> Task:
         return task_class(spec.task).model_validate(fields)
     except ValidationError as error:
         raise InputError(f"The labels are refused: {first_validation_error(error)}.") from None
+
+
+def _require_labels(spec: ImportSpec, labels: Sequence[str], *, needed: bool) -> None:
+    """Refuse a task that needs labels and has none, and one that has none and gets some.
+
+    Raises:
+        InputError: If it is one of both.
+    """
+    if needed and not labels:
+        raise InputError(
+            f"A model of the task {spec.task} needs --labels: name a file with a label on each "
+            "line, in the order of the outputs, or every label."
+        )
+    if labels and not needed:
+        raise InputError(f"--labels have no meaning for the task {spec.task}; leave them out.")
 
 
 def read_things(spec: ImportSpec, labels: Sequence[str]) -> tuple[str, ...]:
@@ -139,6 +156,8 @@ def read_labels(written: Sequence[str], option: str = "labels") -> tuple[str, ..
     except UnicodeDecodeError:
         raise InputError(f"{location} is not text in UTF-8; write a label on each line.") from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and "," in location:
+            return tuple(part.strip() for part in location.split(","))
         raise InputError(f"Cannot read {location}: {error.strerror or error}.") from error
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
@@ -150,6 +169,11 @@ def make_contract(spec: ImportSpec, network_input: NetworkInput) -> ImageContrac
         InputError: If the sizes are open, or a number does not fit.
     """
     channels = 1 if spec.colors == "gray" else 3
+    if spec.layout != "auto" and network_input.channels not in (None, 1, 3):
+        raise InputError(
+            f"By --layout {spec.layout} the network takes {network_input.channels} channels, and "
+            "images have 1 or 3; name the other layout, or none."
+        )
     if network_input.channels not in (None, channels):
         raise InputError(
             f"The network takes {network_input.channels} channels, and {spec.colors} has "

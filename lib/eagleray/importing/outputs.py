@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eagleray.importing.decoders import DECODERS, DetectorOutputs
+from eagleray.importing.decoders import DECODERS, DetectorOutputs, require_readable
 from eagleray.importing.decoders.base import TINY as DETECTOR_TINY
 from eagleray.importing.decoders.detr import num_exclusive_labels
 from eagleray.importing.graft import TINY as SCORE_TINY
@@ -84,6 +84,7 @@ def read_outputs(
     if spec.decoder is None:
         return _of_map(spec, labels, model, shapes, size)
     source = DetectorOutputs(shapes, size, len(labels), spec.scores, spec.activation)
+    require_readable(source, spec.decoder)
     behind = behind_detector(source, DECODERS[spec.decoder])
     if spec.scores == "logits" or (spec.scores, spec.decoder) == ("auto", "detr"):
         num_exclusive = num_exclusive_labels(source) if spec.decoder == "detr" else None
@@ -94,7 +95,7 @@ def read_outputs(
 def _of_vector(spec: ImportSpec, labels: Sequence[str], model: Any) -> ReadOutputs:
     """Read one row of values for each image."""
     task = make_task(spec, labels)
-    output = find_output(model, task.num_outputs)
+    output = find_output(model, task.num_outputs, fits_labels=task.num_outputs == len(task.labels))
     scores = find_scores(model, output) if spec.scores == "auto" else spec.scores
     if not task.labels:
         return ReadOutputs(behind_scores(output, "logits", task.num_outputs), "values")

@@ -48,10 +48,24 @@ def find_map(shapes: Shapes, num_labels: int) -> tuple[str, Layout]:
     if len(found) != 1:
         raise ValueError(
             f"its outputs are {_listed(shapes)}, and a semantic model has one (1, C, h, w) of "
-            f"scores, with C = {num_labels:,} labels; name as many --labels, or a --decoder for "
-            "mask queries"
+            f"scores, with C = {num_labels:,} labels; {_advice_on_map(shapes)}"
         )
     return found[0]
+
+
+def _advice_on_map(shapes: Shapes) -> str:
+    if all(len(shape) != 4 for shape in shapes.values()):
+        return "none of them is a map of pixels, so name another --task"
+    return "name as many --labels as it has, or a --decoder for mask queries"
+
+
+def _advice_on_queries(shapes: Shapes) -> str:
+    rows = [shape for shape in shapes.values() if len(shape) == 3]
+    masks = {shape[1] for shape in shapes.values() if len(shape) == 4}
+    counts = sorted({shape[2] - 1 for shape in rows if shape[1] in masks and shape[2] > 1})
+    if counts:
+        return f"name {' or '.join(f'{count:,}' for count in counts)} --labels"
+    return "none of them are masks of queries, so name another --task or --decoder"
 
 
 def behind_map(
@@ -117,7 +131,8 @@ def find_queries(shapes: Shapes, num_labels: int, decoder: str) -> tuple[MaskQue
     if len(pairs) != 1:
         raise ValueError(
             f"its outputs are {_listed(shapes)}, and {decoder} reads one (1, Q, C + 1) of scores, "
-            f"no object last, and one (1, Q, h, w) of masks, with C = {num_labels:,} labels"
+            f"no object last, and one (1, Q, h, w) of masks, with C = {num_labels:,} labels; "
+            f"{_advice_on_queries(shapes)}"
         )
     (pair,) = pairs
     _, count, height, width = shapes[pair[1]]

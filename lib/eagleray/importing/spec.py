@@ -22,12 +22,9 @@ _OF_FOLDER = (
     "activation",
     "colors",
     "layout",
-    "image_size",
     "mean",
     "std",
     "resize",
-    "stretch",
-    "letterbox",
     "resampler",
 )
 """What a folder of transformers says itself."""
@@ -126,7 +123,10 @@ class ImportSpec(S3Fields):
         "auto", INPUT, "Order of the input's dimensions; `auto` reads it from their lengths."
     )
     image_size: Side | None = spec_field(
-        None, INPUT, "Side in pixels, for a file that leaves it open."
+        None,
+        INPUT,
+        "Side in pixels, for a file that leaves it open, and for a folder whose images keep their "
+        "aspect ratio (shortest_edge).",
     )
     mean: str | None = spec_field(
         None,
@@ -208,6 +208,8 @@ class ImportSpec(S3Fields):
             raise ValueError(
                 f"a decoder {self.decoder} is of the task {tasks}; name that task, or no decoder"
             )
+        if self.activation != "auto" and self.decoder != "detr":
+            raise ValueError("activation is of the decoder detr alone; leave it out")
         if not known:
             return
         article = "an" if self.task == "instance" else "a"

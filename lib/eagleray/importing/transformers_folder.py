@@ -1,7 +1,7 @@
 """Reads a detector or segmenter that Hugging Face's transformers has saved; converts it to ONNX.
 
 The folder has `config.json`, `model.safetensors` and `preprocessor_config.json`. Labels, image
-contract and the number of queries are read from them; what has no exact counterpart is refused.
+contract and the number of queries are read from them; what has no counterpart is refused.
 Code of the folder never runs, and no pickle is loaded. The network is built and converted in a
 process with bounds; afterwards transformers is not needed.
 """
@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,19 @@ from eagleray.core.errors import InputError
 from eagleray.core.json_limits import JsonLimits, parse_json
 from eagleray.core.settings import Settings
 from eagleray.exports.process import Limits, run_bounded
+from eagleray.importing.image_processor import (
+    PREPROCESSOR,
+    listed,
+    read_image_processor,
+    whole_number,
+)
+from eagleray.importing.pixels import MASK_DECODERS
 from eagleray.importing.spec import ImportSpec
 from eagleray.importing.transformers_worker import GRAPH_FILE, REQUEST_FILE
 
 __all__ = ["TransformersModel", "convert_folder", "read_folder"]
 
-CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -86,16 +92,6 @@ _KINDS = {
 }
 """The types of models that are read, by `model_type`."""
 
-_PROCESSOR_ENDS = ("", "Fast", "Pil")
-_RESAMPLERS = {
-    0: "pillow_nearest",
-    1: "pillow_lanczos",
-    2: "pillow_bilinear",
-    3: "pillow_bicubic",
-}
-_STEPS = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad"}
-_STEPS_OF_LABELS = {"do_convert_annotations", "do_reduce_labels"}
-_MAX_SIDE = 8192
 _MAX_CONFIG_BYTES = 16_000_000
 _JSON_LIMITS = JsonLimits(100_000, 200_000, 50_000, 50_000)
 _MAX_QUERIES = 1000
@@ -113,6 +109,8 @@ class TransformersModel:
             its queries, each of which finds at most one object of a label.
         producer: The program that wrote the folder, as it says.
         spec: The specification of the import, with what the folder says.
+        difference: How its images differ from those of transformers, as a sentence; empty if they
+            do not.
     """
 
     folder: Path
@@ -121,6 +119,7 @@ class TransformersModel:
     fields: Mapping[str, Any]
     producer: str
     spec: ImportSpec
+    difference: str = ""
 
     @property
     def digest(self) -> str:
@@ -141,23 +140,29 @@ def read_folder(spec: ImportSpec) -> TransformersModel:
     try:
         name = config.get("model_type")
         if name not in _KINDS:
-            raise ValueError(f"{CONFIG} has the model_type {name!r}, not {_listed(_KINDS)}")
+            raise ValueError(f"{CONFIG} has the model_type {name!r}, not {listed(_KINDS)}")
         kind = _KINDS[name]
         if spec.task not in kind.tasks:
-            raise ValueError(f"a {name} is of the task {_listed(kind.tasks)}, not {spec.task}")
+            raise ValueError(f"a {name} is of the task {listed(kind.tasks)}, not {spec.task}")
         if "auto_map" in config or "auto_map" in images:
             raise ValueError("it needs code of its own (auto_map), which is never run")
         fields: dict[str, Any] = {}
         if spec.task == "detection":
-            fields["max_objects"] = _whole(config, "num_queries", _MAX_QUERIES)
+            fields["max_objects"] = whole_number(config, "num_queries", _MAX_QUERIES)
         if config.get("num_channels", 3) != 3:
             raise ValueError(f"{CONFIG} has num_channels {config['num_channels']!r}, not 3")
         labels = _labels(config)
-        told = {**_input_fields(images, kind.processors), **kind.fields}
+        made = read_image_processor(images, kind.processors, spec)
+        told = {**made.fields, **kind.fields}
+        if told["letterbox"] and told.get("decoder") in MASK_DECODERS:
+            raise ValueError(
+                f"masks of a {name} show the whole input; leave {spec.name_of('letterbox')} out"
+            )
     except ValueError as error:
         raise InputError(f"{folder} is refused: {error}.") from None
     producer = f"transformers {config.get('transformers_version', '')}".strip()[:100]
-    return TransformersModel(folder, name, labels, fields, producer, spec.model_copy(update=told))
+    own = spec.model_copy(update=told)
+    return TransformersModel(folder, name, labels, fields, producer, own, made.difference)
 
 
 def convert_folder(model: TransformersModel, settings: Settings) -> bytes:
@@ -236,76 +241,3 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
         seen[label] = seen.get(label, 0) + 1
         found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
     return tuple(found)
-
-
-def _input_fields(images: Mapping[str, Any], processors: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of the specification that say what the network does to images.
-
-    Args:
-        images: What the image processor is configured to.
-        processors: Its classes that are known.
-
-    Raises:
-        ValueError: If a step has no exact counterpart.
-    """
-    kind = images.get("image_processor_type", images.get("feature_extractor_type"))
-    if kind not in [name + end for name in processors for end in _PROCESSOR_ENDS]:
-        raise ValueError(f"{PREPROCESSOR} is of a {kind}, not of {_listed(processors)}")
-    others = {name for name, value in images.items() if name.startswith("do_") and value}
-    others -= _STEPS | _STEPS_OF_LABELS
-    if others:
-        raise ValueError(f"{PREPROCESSOR} has {', '.join(sorted(others))}, which is not known")
-    size = images.get("size")
-    if not images.get("do_resize", True) or not isinstance(size, dict):
-        raise ValueError(f"{PREPROCESSOR} does not resize images to one size")
-    if set(size) != {"height", "width"}:
-        raise ValueError(
-            f"{PREPROCESSOR} has the size {json.dumps(size)[:100]}, by which the sides depend on "
-            "the image, and a network of one size is taken; name height and width"
-        )
-    height, width = (_whole(size, name, _MAX_SIDE) for name in ("height", "width"))
-    if height != width:
-        raise ValueError(f"{PREPROCESSOR} has images of {height} x {width}, not square ones")
-    if images.get("pad_size") not in (None, size):
-        raise ValueError(f"{PREPROCESSOR} pads images after the resize (pad_size)")
-    divisor = images.get("size_divisor") or images.get("size_divisibility") or 1
-    if height % divisor:
-        raise ValueError(f"{PREPROCESSOR} pads images after the resize (size_divisor {divisor})")
-    resampler = _RESAMPLERS.get(images.get("resample", 2))
-    if resampler is None:
-        raise ValueError(f"{PREPROCESSOR} has the resample {images['resample']!r}, not 0 to 3")
-    mean, std = _normalisation(images)
-    return {
-        "stretch": True,
-        "image_size": height,
-        "resampler": resampler,
-        "mean": ",".join(map(repr, mean)),
-        "std": ",".join(map(repr, std)),
-    }
-
-
-def _normalisation(images: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """Return what is subtracted from pixels from 0 to 255, and what they are divided by then."""
-    factor = images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 1.0
-    mean, std = [0.0] * 3, [1.0] * 3
-    if images.get("do_normalize", True):
-        mean, std = (images.get(name) for name in ("image_mean", "image_std"))  # type: ignore[assignment]
-    for values in ([factor] * 3, mean, std):
-        is_list = isinstance(values, list) and len(values) == 3
-        if not is_list or not all(isinstance(one, (int, float)) for one in values):
-            raise ValueError(f"{PREPROCESSOR} lacks a number for each of three channels")
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"{PREPROCESSOR} has the rescale_factor {factor!r}")
-    return [one / factor for one in mean], [one / factor for one in std]
-
-
-def _whole(values: Mapping[str, Any], name: str, largest: int) -> int:
-    number = values.get(name)
-    if not isinstance(number, int) or not 1 <= number <= largest:
-        raise ValueError(f"{name} is {number!r}, not a whole number from 1 to {largest:,}")
-    return number
-
-
-def _listed(names: Any) -> str:
-    *first, last = names
-    return f"{', '.join(first)} or {last}" if first else str(last)

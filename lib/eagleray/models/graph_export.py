@@ -12,6 +12,7 @@ from eagleray.core.errors import InputError
 from eagleray.models.attributes import num_features
 from eagleray.models.graph import ATTRIBUTES_INPUT, IMAGES_INPUT
 from eagleray.models.package import ModelPackage
+from eagleray.models.tracing import describe_trace_fault
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,9 +61,9 @@ def export_graph(package: ModelPackage, *, with_outlier_score: bool = False) -> 
                 verbose=False,
             )
     except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"{package.manifest.architecture.name} cannot be exported as a graph ({text})."
+            f"{package.manifest.architecture.name} cannot be exported as a graph "
+            f"({describe_trace_fault(error)})."
         ) from error
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()

@@ -168,7 +168,7 @@ def test_one_split_is_taken_from_data_with_splits(tmp_path: Path) -> None:
     images_in(tmp_path, "train/a/1.png", "train/b/1.png", "Test/a/2.png")
     images = read_labelled(str(tmp_path))
     assert take_named_split(images, "test", "data").uris == (f"{tmp_path}/Test/a/2.png",)
-    with pytest.raises(InputError, match="has no validation split: it has test, train"):
+    with pytest.raises(InputError, match="has no validation split: it has train and test"):
         take_named_split(images, "validation", "data")
     with pytest.raises(InputError, match=f"name one of them, as in {tmp_path}/train"):
         require_no_splits(images, str(tmp_path))

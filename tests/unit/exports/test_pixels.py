@@ -75,6 +75,17 @@ def instance(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelPac
     return learned(nucleus_spec(nuclei, epochs=24), tmp_path_factory.mktemp("instance"))
 
 
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory, _allowed: Any) -> Path:
+    return write_nuclei(tmp_path_factory.mktemp("scenes") / "data", ALL_IMAGES, floor=True)
+
+
+@pytest.fixture(scope="module")
+def panoptic(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    spec = nucleus_spec(scenes, task="panoptic", epochs=24)
+    return learned(spec, tmp_path_factory.mktemp("panoptic"))
+
+
 def export(model: ModelPackage, tmp_path: Path, data: Path, **changes: Any) -> ExportFacts:
     settings = settings_in(tmp_path)
     settings.make_home()
@@ -171,6 +182,33 @@ def test_an_instance_export_has_maps_and_an_example_that_groups_them(
     assert gray(tmp_path / "02.objects.png").max() == 3
 
 
+def test_a_panoptic_export_has_an_example_with_the_same_segments(
+    panoptic: ModelPackage, scenes: Path, tmp_path: Path
+) -> None:
+    facts = export(panoptic, tmp_path, scenes)
+    assert facts.comparison is not None
+    assert facts.comparison.similarity_name == "panoptic quality"
+    assert facts.comparison.similarity == pytest.approx(1, abs=1e-3)
+    described = json.loads((tmp_path / "export/model.json").read_text())
+    assert [(one["name"], one["shape"][0]) for one in described["outputs"]] == [
+        ("probabilities", 3),
+        ("centers", 1),
+        ("offsets", 2),
+    ]
+    image = scenes.parent / "02.png"
+    printed = run_example(tmp_path, image)
+    prediction = predicted(panoptic, image)
+    things = [one for one in prediction.segments if one.label == "nucleus"]
+    assert len(things) == 3
+    assert [one.label for one in prediction.segments] == ["nucleus"] * 3 + ["floor"]
+    objects = [words for words in printed if len(words) > 2 and words[1] == "nucleus"]
+    for (_, _, score, *edges), one in zip(objects, things, strict=True):
+        assert float(score) == pytest.approx(one.score, abs=1e-3)
+        box = [one.x, one.y, one.x + one.width, one.y + one.height]
+        assert [float(edge) for edge in edges] == pytest.approx(box, abs=1)
+    assert gray(tmp_path / "02.objects.png").max() == 3
+
+
 def test_an_export_with_other_masks_is_refused_with_the_worst_image(
     semantic: ModelPackage, disks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,3 +289,18 @@ def test_a_quantized_instance_model_keeps_its_objects_and_is_exported(
     assert compared is not None
     assert compared.similarity is not None
     assert compared.similarity > MIN_SIMILARITY
+
+
+def test_a_quantized_panoptic_model_keeps_its_segments_and_is_exported(
+    panoptic: ModelPackage, scenes: Path, tmp_path: Path
+) -> None:
+    found = quantize(panoptic, scenes, labelled=True)
+    assert found.score == "pq"
+    assert found.drop <= 0.02
+    assert found.num_layers > 8
+    quantized = quantized_package(panoptic, found)
+    assert mean_similarity(panoptic, quantized, scenes, tmp_path) > 0.9
+    facts = export(quantized, tmp_path, scenes)
+    assert facts.comparison is not None
+    assert facts.comparison.similarity is not None
+    assert facts.comparison.similarity > MIN_SIMILARITY

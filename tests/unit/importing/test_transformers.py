@@ -245,7 +245,8 @@ def test_what_a_folder_says_becomes_the_specification(tmp_path: Path) -> None:
         ({"id2label": {"0": "cat", "2": "dog"}}, {}, "does not name the outputs from 0 on"),
         ({"num_queries": 0}, {}, "num_queries is 0, not a whole number from 1 to 1,000"),
         ({"num_channels": 1}, {}, "num_channels 1, not 3"),
-        ({}, {"size": {"shortest_edge": 800}}, "name height and width"),
+        ({}, {"size": {"longest_edge": 800}}, "height and width, or shortest_edge with or without"),
+        ({}, {"size": {"shortest_edge": 0}}, "shortest_edge is 0, not a whole number from 1"),
         ({}, {"size": {"height": 64, "width": 32}}, "64 x 32, not square"),
         ({}, {"do_resize": False}, "does not resize images to one size"),
         ({}, {"do_center_crop": True}, "has do_center_crop, which is not known"),
@@ -262,6 +263,81 @@ def test_what_has_no_counterpart_is_refused(
     folder = write_folder(tmp_path / "model", config, images)
     with pytest.raises(InputError, match=message):
         read_folder(spec_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("images", "changes", "side", "letterbox"),
+    [
+        ({"size": {"shortest_edge": 800, "longest_edge": 1333}}, {}, 800, False),
+        ({"size": {"shortest_edge": 800}, "size_divisor": 32}, {"image_size": 640}, 640, False),
+        ({"size": {"shortest_edge": 90}, "size_divisor": 32}, {}, 96, False),
+        ({"size": 800, "max_size": 1333}, {"letterbox": True, "image_size": 1056}, 1056, True),
+    ],
+)
+def test_sizes_that_keep_the_aspect_ratio_become_a_square(
+    images: dict[str, Any], changes: dict[str, Any], side: int, letterbox: bool, tmp_path: Path
+) -> None:
+    kind = {"image_processor_type": "DetrImageProcessor", "do_pad": True}
+    folder = write_folder(tmp_path / "model", {"model_type": "detr"}, {**kind, **images})
+    found = read_folder(spec_of(folder, **changes))
+    assert found.spec.image_size == side
+    assert (found.spec.stretch, found.spec.letterbox) == (not letterbox, letterbox)
+    put = "fitted with gray beside them into" if letterbox else "stretched to"
+    assert found.difference.startswith(f"Images are {put} {side:,} x {side:,} pixels, and tran")
+
+
+def test_a_number_is_the_side_of_a_square_for_processors_of_squares(tmp_path: Path) -> None:
+    found = read_folder(spec_of(write_folder(tmp_path / "model", None, {"size": 48})))
+    assert (found.spec.image_size, found.spec.stretch, found.difference) == (48, True, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 640}, "says how images come to their size; leave image_size out"),
+        ({"letterbox": True}, "says how images come to their size; leave letterbox out"),
+    ],
+)
+def test_a_folder_of_one_size_takes_no_other(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "model")
+    with pytest.raises(InputError, match=message):
+        read_folder(spec_of(folder, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 100}, "image_size 100 is no multiple of its size_divisor 32"),
+        ({"letterbox": True}, "masks of a mask2former show the whole input; leave letterbox out"),
+    ],
+)
+def test_a_square_that_masks_do_not_fit_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    kind = {"image_processor_type": "Mask2FormerImageProcessor", "size_divisor": 32}
+    images = {**kind, "size": {"shortest_edge": 64, "longest_edge": 1333}}
+    folder = write_folder(tmp_path / "model", {"model_type": "mask2former"}, images)
+    with pytest.raises(InputError, match=message):
+        read_folder(spec_of(folder, task="instance", **changes))
+
+
+@OPENVINO_ENLARGES
+def test_a_detector_that_kept_the_aspect_ratio_is_imported_with_a_note(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_detector(folder, "detr")
+    edges = {"size": {"shortest_edge": SIDE, "longest_edge": 2 * SIDE}}
+    kind = {"image_processor_type": "DetrImageProcessor"}
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**PREPROCESSOR, **kind, **edges}))
+    notes: list[str] = []
+    package = import_network(spec_of(folder), Settings(home=tmp_path / "home"), note=notes.append)
+    assert package.contract.resize.mode == "exact"
+    assert package.contract.size == (SIDE, SIDE)
+    assert len(notes) == 1
+    assert "a shorter side of 64 pixels and at most 128 for the longer one" in notes[0]
+    assert notes[0] in package.manifest.lineage.note
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:

@@ -99,6 +99,9 @@ class CocoFile:
         content: The file.
         faults: Counts what cannot be read.
 
+    Attributes:
+        listed: Locations of the images that it lists and that are there, once it is read.
+
     Raises:
         InputError: If it is not of this form.
     """
@@ -108,7 +111,7 @@ class CocoFile:
         self._fields = self._parse(content)
         self._images = CocoImages(folder, path, self._fields["images"])
         self._kinds: dict[str, Kind] = {}
-        self._finds_images = False
+        self.listed: set[str] = set()
 
     def _parse(self, content: bytes) -> dict[str, list[Any]]:
         try:
@@ -133,7 +136,7 @@ class CocoFile:
             for number, _ in left:
                 place = f"{self._place}, annotation {number}, image_id {str(image_id)[:40]}"
                 self._faults.add(FaultKind.NO_SUCH_IMAGE, place)
-        if self._fields["images"] and not found and not self._finds_images:
+        if self._fields["images"] and not found and not self.listed:
             raise InputError(
                 f"None of the {len(self._fields['images']):,} images of {self._place} can be read; "
                 f"they are searched beside it and in the folder above it: {self._images.searched}."
@@ -160,7 +163,8 @@ class CocoFile:
 
     def _find(self, image: CocoImage) -> FileInfo | None:
         file = self._images.find(image.file_name)
-        self._finds_images |= file is not None
+        if file is not None:
+            self.listed.add(file.uri)
         return file
 
     def _names(self) -> dict[Id, str]:

@@ -34,15 +34,15 @@ def find_coco(folder: Folder) -> Callable[[AnnotationFaults], list[AnnotatedImag
             break
     if not 1 <= len(candidates) <= _MAX_CANDIDATES:
         return None
-    read = find_coco_files(folder, candidates)
-    return read and (lambda faults: _with_unlisted(folder, read(faults), faults))
+    contents = _contents_of(folder, candidates)
+    return (lambda faults: _with_unlisted(folder, contents, faults)) if contents else None
 
 
 def _with_unlisted(
-    folder: Folder, found: list[AnnotatedImage], faults: AnnotationFaults
+    folder: Folder, contents: Mapping[str, bytes], faults: AnnotationFaults
 ) -> list[AnnotatedImage]:
-    """Count the images of a folder that no file lists, and return the others."""
-    listed = {annotated.image.uri for annotated in found}
+    """Read files, and count the images of a folder that none of them lists."""
+    found, listed = _read(folder, contents, faults)
     for path in folder.images():
         is_mask = any(part.startswith(_PANOPTIC) for part in path.split("/")[:-1])
         if folder.files[path].uri not in listed and not is_mask:
@@ -62,11 +62,16 @@ def find_coco_files(
     Raises:
         InputError: If the storage does not respond.
     """
+    contents = _contents_of(folder, paths)
+    return (lambda faults: _read(folder, contents, faults)[0]) if contents else None
+
+
+def _contents_of(folder: Folder, paths: Iterable[str]) -> dict[str, bytes]:
+    """Return the contents of those files that are COCO's JSON, by their paths."""
     contents = {path: _content_of(folder.files[path]) for path in paths}
-    found = {
+    return {
         path: content for path, content in contents.items() if all(key in content for key in _KEYS)
     }
-    return (lambda faults: _read(folder, found, faults)) if found else None
 
 
 def _content_of(file: FileInfo) -> bytes:
@@ -78,9 +83,12 @@ def _content_of(file: FileInfo) -> bytes:
 
 def _read(
     folder: Folder, contents: Mapping[str, bytes], faults: AnnotationFaults
-) -> list[AnnotatedImage]:
-    found = []
+) -> tuple[list[AnnotatedImage], set[str]]:
+    """Return the images that can be read, and the locations of all that are listed and there."""
+    found, listed = [], set[str]()
     for path, content in contents.items():
         kind = PanopticFile if SEGMENTS in content else CocoFile
-        found += kind(folder, path, content, faults).read()
-    return found
+        file = kind(folder, path, content, faults)
+        found += file.read()
+        listed |= file.listed
+    return found, listed

@@ -114,8 +114,10 @@ class PanopticFile(CocoFile):
         ((_, item),) = listed.items
         try:
             ids = self._ids(item)
-            _require_fits(ids, item, listed.image)
-            return _Loaded(listed, ids.shape, masks_of_indices(ids))
+            _require_size(ids, listed.image)
+            masks = masks_of_indices(ids)
+            _require_segments(set(masks) - {VOID}, item)
+            return _Loaded(listed, ids.shape, masks)
         except BadImageError as error:
             return _Loaded(listed, fault=error.message)
         except ValueError as error:
@@ -200,8 +202,8 @@ def _folders_of_masks(path: str) -> Iterator[str]:
         yield from (f"{start}{stem}/", f"{start}panoptic/", start)
 
 
-def _require_fits(ids: npt.NDArray[np.int32], item: _Segments, image: CocoImage) -> None:
-    """Refuse a PNG of another size, or with other segments than the JSON has.
+def _require_size(ids: npt.NDArray[np.int32], image: CocoImage) -> None:
+    """Refuse a PNG of another size than its image.
 
     Raises:
         ValueError: If it is refused; the message completes a sentence about the PNG.
@@ -211,8 +213,19 @@ def _require_fits(ids: npt.NDArray[np.int32], item: _Segments, image: CocoImage)
         raise ValueError(
             f"its PNG has {width} x {height} pixels, and its image {image.width} x {image.height}"
         )
+
+
+def _require_segments(seen: set[int], item: _Segments) -> None:
+    """Refuse a PNG with other segments than the JSON has.
+
+    Args:
+        seen: Ids of the segments in the PNG.
+        item: What the JSON has.
+
+    Raises:
+        ValueError: If it is refused; the message completes a sentence about the PNG.
+    """
     listed = [segment.id for segment in item.segments_info]
-    seen = set(np.unique(ids).tolist()) - {VOID}
     if len(set(listed)) < len(listed):
         raise ValueError("two of its segments have the same id")
     if seen - set(listed):

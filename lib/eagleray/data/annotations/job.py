@@ -124,7 +124,7 @@ def run_conversion(job: ConvertJob, reporter: ProgressReporter) -> ConvertSummar
         output=job.spec.output,
         format=job.spec.to,
         num_images=len(job.images),
-        num_objects=sum(len(image.annotation.objects) for image in job.images),
+        num_objects=sum(len(image.annotation.known) for image in job.images),
         classes=len(classes_of(job.images)),
         num_files=num_files,
         num_copied=num_copied,

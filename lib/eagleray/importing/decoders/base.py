@@ -53,8 +53,7 @@ class DetectorOutputs:
         """
         found = ", ".join(f"{name[:100]!r} {shape}" for name, shape in self.shapes.items())
         return ValueError(
-            f"its outputs are {found}, and {wanted}, with C = {self.num_labels:,} labels; name "
-            "another --decoder, or other --labels"
+            f"its outputs are {found}, and {wanted}, with C = {self.num_labels:,} labels"
         )
 
 

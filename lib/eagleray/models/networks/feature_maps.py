@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from eagleray.core.errors import InputError
 from eagleray.models.networks.backbone import Backbone, FeatureLevel
 from eagleray.models.networks.dilation import dilate
+from eagleray.models.tracing import describe_trace_fault
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,7 +108,7 @@ def extract_feature_maps(
     except Exception as error:  # tracing runs the network's own code with values that are none
         raise InputError(
             f"{backbone.name} cannot be a backbone: its layers cannot be taken apart "
-            f"({str(error).splitlines()[0][:200]}); choose another one, such as resnet18."
+            f"({describe_trace_fault(error)}); choose another one, such as resnet18."
         ) from error
 
 

@@ -168,6 +168,7 @@ def test_pngs_are_read_in_the_order_of_the_images(tmp_path: Path) -> None:
     ]
     assert all(areas)
     assert "panoptic_val.json, annotation 20 (30.png): " in " ".join(images.notes)
+    assert "no JSON lists" not in " ".join(images.notes)
 
 
 def test_a_label_of_two_kinds_is_refused() -> None:
@@ -241,8 +242,10 @@ def test_what_does_not_fit_is_one_sentence(
 
 def convert(data: Path, output: Path, to: str) -> dict[str, int]:
     fields = {"data": str(data), "output": str(output), "to": to, "copy_images": True}
-    job = open_conversion(ConvertSpec.make(fields))
-    return dict(run_conversion(job, RecordingReporter()).losses)
+    summary = run_conversion(open_conversion(ConvertSpec.make(fields)), RecordingReporter())
+    known = (parse_annotation(text).known for text in read_objects(str(data)).labels)
+    assert summary.num_objects == sum(map(len, known))
+    return dict(summary.losses)
 
 
 def test_segments_come_back_from_what_is_written(tmp_path: Path) -> None:

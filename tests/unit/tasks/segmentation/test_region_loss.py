@@ -71,6 +71,14 @@ def test_the_loss_of_masks_is_the_mean_over_boxes_with_an_object() -> None:
     assert masks.grad[0, 2].abs().sum() > 0
 
 
+def test_a_box_that_overlaps_an_object_little_does_not_learn_its_mask() -> None:
+    drawn = maps()[:1]
+    boxes = torch.tensor([[[18.0, 10, 24, 16]]])  # an IoU of 0.25, the best that the object has
+    masks = torch.zeros(1, 1, 4, 4)
+    losses = mask_losses(masks, boxes, objects_of(rows_of_maps(drawn)), drawn[:, 1])
+    assert losses.tolist() == [0]
+
+
 def outputs_of_anchors(anchors: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return outputs of two images that propose and find the anchors, and know nothing of them."""
     count = len(anchors)
