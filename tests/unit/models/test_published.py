@@ -22,12 +22,15 @@ from eagleray.imaging.contract import IMAGENET_MEAN, IMAGENET_STD
 from eagleray.inference.predictor import Predictor
 from eagleray.models.architectures import Architecture, default_contract, require_architecture
 from eagleray.models.building import build, build_on_meta
+from eagleray.models.networks.features import features_of
 from eagleray.models.networks.published_two_stage import PublishedFasterRCNN
+from eagleray.models.package import create_package
 from eagleray.models.published import find_published, published_names, require_trainable
 from eagleray.registry.references import load_model
 from eagleray.tasks import Detection, Semantic
 from eagleray.tasks.detection.object_task import ObjectsPrediction
 from tests.support.images import Pixels
+from tests.support.models import LINEAGE
 from tests.support.published import hub_folder, noise, objects_of_torchvision, publish_network
 
 pytestmark = pytest.mark.numerical
@@ -245,3 +248,18 @@ def test_what_can_be_trained_is_accepted() -> None:
     for name in ("fcos_resnet50_fpn", "deeplabv3_resnet50", "resnet18", "retinanet/resnet18"):
         require_trainable(name, has_weights=True)
     require_trainable("resnet18", has_weights=False)
+
+
+def test_features_of_a_detector_are_refused_in_one_sentence() -> None:
+    name = "fcos_resnet50_fpn"
+    architecture = Architecture(name=name, num_outputs=2)
+    package = create_package(
+        name="shapes",
+        task=Detection(labels=("disc", "square")),
+        architecture=architecture,
+        contract=default_contract(name, size=64),
+        module=build(architecture).eval(),
+        lineage=LINEAGE,
+    )
+    with pytest.raises(InputError, match="features of fcos_resnet50_fpn cannot be taken"):
+        features_of(package)
