@@ -28,7 +28,7 @@ __all__ = ["FormTask"]
 
 
 class FormTask(Task):
-    """A task that tells objects apart, beside another task's answers.
+    """A task that tells objects apart, beside what another task predicts.
 
     Attributes:
         max_objects: Largest number of objects of an image that are told apart.
