@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -20,10 +20,19 @@ from eagleray.models.building import build
 from eagleray.models.package import ModelPackage, create_package
 from eagleray.tasks import Detection
 from eagleray.tasks.annotation import Annotation, TrueObject
+from eagleray.training.spec import TrainSpec
 from tests.support.images import Pixels
 from tests.support.models import LINEAGE
+from tests.support.training import small_spec
 
-__all__ = ["DETECTOR", "TinyMaps", "annotation", "detector_package", "write_shapes"]
+__all__ = [
+    "DETECTOR",
+    "TinyMaps",
+    "annotation",
+    "detection_spec",
+    "detector_package",
+    "write_shapes",
+]
 
 DETECTOR = "detector/tests.support.detection:TinyMaps"
 """Architecture of a small detector; its module must be an extension."""
@@ -117,3 +126,9 @@ def _draw(pixels: Pixels, label: str, left: int, top: int, side: int) -> None:
     else:
         centre = (left + side // 2, top + side // 2)
         cv2.circle(pixels, centre, side // 2 - 1, (90, 160, 240), -1)
+
+
+def detection_spec(data: Path | str, **changes: Any) -> TrainSpec:
+    """Return a specification that learns the shapes."""
+    fields = {"task": "detection", "architecture": DETECTOR, "name": "shapes", "image_size": 64}
+    return small_spec(data, **{**fields, **changes})

@@ -290,6 +290,18 @@ class Task(BaseModel):
         """
         return targets
 
+    def resize_targets(
+        self, targets: Tensor, before: tuple[int, int], after: tuple[int, int]
+    ) -> Tensor:
+        """Return the targets of one image (…) after it was resized.
+
+        Args:
+            targets: Targets of `targets_in_input`.
+            before: (height, width) of the image before.
+            after: (height, width) of it now.
+        """
+        return targets
+
     def join_targets(self, targets: Sequence[Tensor]) -> Tensor:
         """Return the targets of one image that was put together from several.
 

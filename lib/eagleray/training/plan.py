@@ -65,6 +65,7 @@ from eagleray.registry.registry import Registry
 from eagleray.tasks import Task, make_task, task_class
 from eagleray.training.custom import require_custom_objects
 from eagleray.training.extension import Extension
+from eagleray.training.loop.scales import scaled_sizes
 from eagleray.training.loop.stages import require_freezable, stages_of
 from eagleray.training.monitor import Monitor, monitor_of, require_monitor
 from eagleray.training.pruning import Pruned, prune
@@ -326,6 +327,9 @@ def plan_network(
         )
         architecture = architecture_for(name, contract, task.num_outputs, length)
         check_fits(architecture, *contract.size, task=task, loss=spec.loss)
+    if spec.multi_scale:
+        with spec.naming("multi_scale"):
+            _check_scales(architecture, contract.size, spec.multi_scale, task)
     _require_whole_image(spec, task, contract)
     require_custom_objects(spec, task, contract, split.train)
     torch.manual_seed(spec.seed)
@@ -382,6 +386,22 @@ def _fit_attributes(
     for images in (split.validation, split.test):
         encode_attributes(attributes, images)
     return attributes
+
+
+def _check_scales(
+    architecture: Architecture, size: tuple[int, int], change: float, task: Task
+) -> None:
+    """Check that a network can take the images of all steps.
+
+    Raises:
+        InputError: If it cannot, or there is but one size.
+    """
+    smallest, *_, largest = scaled_sizes(size, change)
+    for height, width in (smallest, largest):
+        try:
+            check_fits(architecture, height, width, task=task)
+        except InputError as error:
+            raise InputError(f"multi_scale {change:g} cannot be used: {error}") from error
 
 
 def _architecture_name(spec: TrainSpec, parent: ModelPackage | None, task: Task) -> str:

@@ -239,6 +239,13 @@ class TrainSpec(ReadFields):
     random_resized_crop: float = spec_field(
         1.0, AUGMENTATION, "Minimum area fraction of a RandomResizedCrop; 1: none.", gt=0, le=1
     )
+    multi_scale: float = spec_field(
+        0.0,
+        AUGMENTATION,
+        "Largest change of the image side from step to step, as a fraction; 0: none.",
+        ge=0,
+        le=0.5,
+    )
     color_jitter: float = spec_field(
         0.0, AUGMENTATION, "Strength of ColorJitter: brightness, contrast, saturation.", ge=0, le=1
     )

@@ -51,7 +51,7 @@ _TRAINING: Final = frozenset(
         *("huber_delta", "label_smoothing", "teacher", "teacher_weight", "teacher_temperature"),
         *("class_weights", "sampler", "max_grad_norm", "ema_decay", "monitor", "mode", "patience"),
         *("calibrate", "thresholds", "precision", "random_translation", "horizontal_flip"),
-        *("vertical_flip", "random_resized_crop", "color_jitter", "randaugment"),
+        *("vertical_flip", "random_resized_crop", "multi_scale", "color_jitter", "randaugment"),
         *("random_erasing", "mosaic", "mixup", "cutmix", "workers", "device", "strategy"),
         *("checkpoint_steps", "seed", "tags"),
     }

@@ -36,6 +36,7 @@ __all__ = [
     "join_targets",
     "move_targets",
     "object_difference",
+    "resize_targets",
     "select_objects",
     "stack_targets",
     "targets_in_input",
@@ -149,6 +150,22 @@ def move_targets(
     kind[(share < _MIN_SHARE) & (kind == OBJECT)] = CROWD
     kind[share <= 0] = 0
     return torch.cat([moved[:1], moved[1:][kind > 0]])
+
+
+def resize_targets(targets: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """Return the targets of one image (1 + K, 6) after it was resized.
+
+    Args:
+        targets: Targets in pixels of the input.
+        before: (height, width) of the input before.
+        after: (height, width) of it now.
+    """
+    height, width = after
+    resized = targets.clone()
+    resized[0, 0], resized[0, 1] = width, height
+    resized[1:, 0:4:2] *= width / before[1]
+    resized[1:, 1:4:2] *= height / before[0]
+    return resized
 
 
 def join_targets(targets: Sequence[Tensor]) -> Tensor:

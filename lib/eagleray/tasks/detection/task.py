@@ -21,6 +21,7 @@ from eagleray.tasks.detection.objects import (
     join_targets,
     move_targets,
     object_difference,
+    resize_targets,
     select_objects,
     stack_targets,
     targets_in_input,
@@ -86,6 +87,12 @@ class Detection(ObjectTask):
     ) -> Tensor:
         """Move the boxes of one image, and cut them off at the edges of the window."""
         return move_targets(targets, placement, window)
+
+    def resize_targets(
+        self, targets: Tensor, before: tuple[int, int], after: tuple[int, int]
+    ) -> Tensor:
+        """Scale the boxes of one image."""
+        return resize_targets(targets, before, after)
 
     def join_targets(self, targets: Sequence[Tensor]) -> Tensor:
         """Return the objects of all images."""

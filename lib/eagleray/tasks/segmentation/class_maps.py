@@ -37,6 +37,7 @@ __all__ = [
     "mask_of",
     "move_map",
     "pixels_inside",
+    "resize_map",
     "within_image",
 ]
 
@@ -186,6 +187,17 @@ def move_map(
     down = _moved_from(height, placement.scale_y, placement.shift_y, (y1, y2))
     across = _moved_from(width, placement.scale_x, placement.shift_x, (x1, x2))
     return torch.from_numpy(_take(values.numpy(), down, across, beside))
+
+
+def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps (…, H, W) resized to a height and a width: each pixel has the nearest value."""
+    import torch
+
+    down, across = (
+        torch.from_numpy(_sources(after, after, 0, before))
+        for after, before in zip(size, values.shape[-2:], strict=True)
+    )
+    return values[..., down[:, None], across[None, :]]
 
 
 def _moved_from(

@@ -16,6 +16,7 @@ from eagleray.imaging.geometry import Placement
 from eagleray.tasks.base import ImageLosses, LossOptions, NetworkOutput, Targets, Task
 from eagleray.tasks.exported import ExportedOutput
 from eagleray.tasks.segmentation.center_form import CENTER_OUTPUTS, CenterForm
+from eagleray.tasks.segmentation.class_maps import resize_map
 from eagleray.tasks.segmentation.mask_queries import MaskQueries
 from eagleray.tasks.segmentation.object_form import ObjectForm
 from eagleray.tasks.segmentation.object_maps import ObjectMaps, join_object_maps, move_object_map
@@ -113,6 +114,12 @@ class FormTask(Task):
     ) -> Tensor:
         """Move the object map of one image (2, H, W); other pixels are ignored."""
         return move_object_map(targets, placement, window)
+
+    def resize_targets(
+        self, targets: Tensor, before: tuple[int, int], after: tuple[int, int]
+    ) -> Tensor:
+        """Resize the object map of one image (2, H, W)."""
+        return resize_map(targets, after)
 
     def join_targets(self, targets: Sequence[Tensor]) -> Tensor:
         """Join object maps (2, H, W), each of which is ignored outside of its window."""

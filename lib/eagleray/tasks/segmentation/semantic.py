@@ -40,6 +40,7 @@ from eagleray.tasks.segmentation.class_maps import (
     join_maps,
     likeliest_classes,
     move_map,
+    resize_map,
 )
 from eagleray.tasks.segmentation.mask_queries import MaskQueries
 from eagleray.tasks.segmentation.pixel_counts import (
@@ -150,6 +151,12 @@ class Semantic(PixelTask):
     ) -> Tensor:
         """Move the class map of one image (H, W); pixels without a known class are ignored."""
         return move_map(targets, placement, window)
+
+    def resize_targets(
+        self, targets: Tensor, before: tuple[int, int], after: tuple[int, int]
+    ) -> Tensor:
+        """Resize the class map of one image (H, W)."""
+        return resize_map(targets, after)
 
     def join_targets(self, targets: Sequence[Tensor]) -> Tensor:
         """Join class maps (H, W), each of which is ignored outside of its window."""

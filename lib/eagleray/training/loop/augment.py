@@ -23,6 +23,7 @@ from eagleray.imaging.geometry import Placement
 from eagleray.training.custom import transform_image
 from eagleray.training.loop.mosaic import Tile, draw_tiles
 from eagleray.training.loop.pixel_cache import centre
+from eagleray.training.loop.scales import scaled_sizes
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["StepAugmentation", "needs_margin"]
@@ -114,6 +115,13 @@ class StepAugmentation:
         if spec.random_erasing and unit[11] < spec.random_erasing:
             pixels = _erase(pixels, unit[12:16])
         return pixels
+
+    def step_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Draw the size of all images of the step: (height, width), near that of the contract."""
+        if not self._spec.multi_scale:
+            return size
+        sizes = scaled_sizes(size, self._spec.multi_scale)
+        return sizes[np.random.default_rng((*self._seed, 6)).integers(len(sizes))]
 
     def mosaic_rows(self, row: int, num_images: int) -> tuple[int, ...]:
         """Draw the three other images of a mosaic.

@@ -23,6 +23,7 @@ from eagleray.training.loop.augment import StepAugmentation
 from eagleray.training.loop.distributed import DistributedContext
 from eagleray.training.loop.mosaic import put_together
 from eagleray.training.loop.pixel_cache import DecodedPixels
+from eagleray.training.loop.scales import resize_pixels
 from eagleray.training.spec import TrainSpec
 
 __all__ = ["Batch", "BatchPrefetcher", "BatchSampler", "ImageDataset"]
@@ -226,7 +227,11 @@ class BatchPrefetcher:
         else:
             pixels, targets = dataset.decoded.read_one(row), dataset.targets[row]
         pixels, placement, window = augmentation.apply(pixels, place, self._size)
-        return pixels, task.move_targets(targets, placement, window)
+        targets = task.move_targets(targets, placement, window)
+        size = augmentation.step_size(self._size)
+        if size == self._size:
+            return pixels, targets
+        return resize_pixels(pixels, size), task.resize_targets(targets, self._size, size)
 
     def _to_device(self, batch: _HostBatch, waited: float) -> Batch:
         device = self._context.device

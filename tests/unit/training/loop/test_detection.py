@@ -15,8 +15,7 @@ from eagleray.tasks import Detection
 from eagleray.training.loop.augment import StepAugmentation
 from eagleray.training.loop.mosaic import draw_tiles, put_together
 from eagleray.training.plan import TrainPlan, make_plan
-from eagleray.training.spec import TrainSpec
-from tests.support.detection import DETECTOR, annotation, write_shapes
+from tests.support.detection import DETECTOR, annotation, detection_spec, write_shapes
 from tests.support.numerics import SAME_LOSS
 from tests.support.training import (
     plan_for,
@@ -47,11 +46,6 @@ def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("data") / "shapes")
-
-
-def detection_spec(data: Path | str, **changes: Any) -> TrainSpec:
-    fields = {"task": "detection", "architecture": DETECTOR, "name": "shapes", "image_size": 64}
-    return small_spec(data, **{**fields, **changes})
 
 
 def squared(left: int, top: int, side: int) -> tuple[np.ndarray, torch.Tensor]:
