@@ -103,6 +103,7 @@ def test_masks_are_the_same_in_a_table_and_in_the_service(cluster: Cluster, tmp_
         assert tensors["masks"]["data"][:4] == [*counts, ""]
 
 
+@pytest.mark.long
 def test_boxes_with_masks_are_the_same_in_a_table_and_in_the_service(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -182,6 +182,7 @@ def test_an_instance_export_has_maps_and_an_example_that_groups_them(
     assert gray(tmp_path / "02.objects.png").max() == 3
 
 
+@pytest.mark.long
 def test_a_panoptic_export_has_an_example_with_the_same_segments(
     panoptic: ModelPackage, scenes: Path, tmp_path: Path
 ) -> None:
@@ -291,6 +292,7 @@ def test_a_quantized_instance_model_keeps_its_objects_and_is_exported(
     assert compared.similarity > MIN_SIMILARITY
 
 
+@pytest.mark.long
 def test_a_quantized_panoptic_model_keeps_its_segments_and_is_exported(
     panoptic: ModelPackage, scenes: Path, tmp_path: Path
 ) -> None:

@@ -143,7 +143,13 @@ def drawn_images(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "steps"), [("fcos", 60), ("retinanet", 110), ("ssdlite", 100), ("fasterrcnn", 70)]
+    ("prefix", "steps"),
+    [
+        ("fcos", 60),
+        pytest.param("retinanet", 110, marks=pytest.mark.long),
+        ("ssdlite", 100),
+        ("fasterrcnn", 70),
+    ],
 )
 def test_a_detector_learns_what_eight_images_show(prefix: str, steps: int, tmp_path: Path) -> None:
     images, targets = drawn_images(tmp_path)

@@ -336,7 +336,7 @@ def test_data_too_large_for_the_disk_are_decoded_in_every_epoch(
         ("alexnet", 64),
         ("zfnet", 64),
         ("googlenet", 32),
-        ("vgg11", 32),
+        pytest.param("vgg11", 32, marks=pytest.mark.long),
         ("resnet18", 32),
         ("mobilenet_v3_small", 32),
     ],
