@@ -87,6 +87,8 @@ def read_outputs(
     require_readable(source, spec.decoder)
     behind = behind_detector(source, DECODERS[spec.decoder])
     if spec.scores == "logits" or (spec.scores, spec.decoder) == ("auto", "detr"):
+        if spec.is_folder:  # the network's class says what it gives
+            return ReadOutputs(behind, "logits")
         num_exclusive = num_exclusive_labels(source) if spec.decoder == "detr" else None
         return ReadOutputs(behind, "logits", Promise("logits", num_exclusive=num_exclusive))
     return ReadOutputs(behind, "probabilities", Promise("probabilities", DETECTOR_TINY))

@@ -32,6 +32,7 @@ from eagleray.models.architectures import (
 from eagleray.models.compositions import find_composition
 from eagleray.models.networks.backbone import Backbone
 from eagleray.models.published import find_published
+from eagleray.models.published_files import require_published_file
 from eagleray.tasks import Task
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def build_pretrained(
     import torchvision
 
     entry = weights_entry(name, weights)
+    require_published_file(entry.url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         module: nn.Module = _fetch(
@@ -236,12 +238,13 @@ def _pretrained_places(
 ) -> tuple[nn.Module, Architecture]:
     """Build a network of `published` with its weights."""
     network, entry = find_published(name), weights_entry(name, weights)
+    require_published_file(entry.url)
     assert network is not None
     num_published = network.make_task(entry.meta["categories"]).num_outputs
     module = network.build(name, num_published)
 
     def load() -> nn.Module:
-        state = entry.get_state_dict(progress=True, check_hash=True)
+        state = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
         module.load_state_dict(
             {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
         )
@@ -298,7 +301,7 @@ def _fetch(name: str, source: str, build_with_weights: Any) -> nn.Module:
         raise InputError(
             f"The published weights of {name!r} cannot be fetched from {source} "
             f"({type(error).__name__}: {error}); put the file into "
-            f"{torch.hub.get_dir()}/checkpoints by hand, or start from random weights."
+            f"{torch.hub.get_dir()}/checkpoints by hand, or train from random weights."
         ) from error
     return module
 

@@ -158,18 +158,19 @@ def find_published(name: str) -> PublishedNetwork | None:
     return _PUBLISHED.get(name)
 
 
-def require_trainable(name: str, *, has_weights: bool) -> None:
+def require_trainable(name: str, task: Task, *, has_weights: bool) -> None:
     """Refuse to train a network that is made to predict with its published weights.
 
     Args:
         name: Name of an architecture, of any kind.
+        task: The task that is trained; a network of another task is refused elsewhere.
         has_weights: Whether training starts from weights: published ones, or those of a parent.
 
     Raises:
         InputError: If it cannot be trained; the message names a network that can.
     """
     network = find_published(name)
-    if network is None:
+    if network is None or not isinstance(task, network.task):
         return
     if not network.trainable:
         raise InputError(

@@ -33,6 +33,7 @@ from eagleray.models.architectures import (
     weights_entry,
 )
 from eagleray.models.building import build, build_pretrained
+from eagleray.models.compositions import backbone_of
 from eagleray.models.networks.features import features_of
 from eagleray.models.package import Lineage, ModelPackage, create_package, read_package
 from eagleray.models.published import find_published
@@ -227,6 +228,12 @@ def _random(name: str) -> ModelPackage:
 
 
 def _pretrained(text: str) -> ModelPackage:
+    if backbone_of(text) is not None:
+        raise InputError(
+            f"Weights of {text!r} are published of its classifier alone: train it from them with "
+            f"--architecture {text} --pretrained, or name a network with published weights of its "
+            "own, such as pretrained:retinanet_resnet50_fpn_v2 or pretrained:deeplabv3_resnet50."
+        )
     if text.startswith(TIMM_PREFIX):
         name, weights = text, "DEFAULT"
     else:

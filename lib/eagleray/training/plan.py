@@ -320,7 +320,7 @@ def plan_network(
     attributes = _fit_attributes(spec, split, parent or teacher)
     length = num_features(attributes)
     with spec.naming("architecture" if spec.architecture is not None else "parent"):
-        require_trainable(name, has_weights=parent is not None or spec.pretrained)
+        require_trainable(name, task, has_weights=parent is not None or spec.pretrained)
     with spec.naming(_field_at_fault(spec, task)):
         task = task_of_network(
             task, architecture_for(name, contract, task.num_outputs, length), contract

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from eagleray.models.architectures import (
 )
 from eagleray.models.building import build, build_pretrained, check_fits
 from eagleray.tasks import Detection
+from tests.support.published import hub_folder
 
 pytestmark = pytest.mark.numerical
 
@@ -166,16 +166,7 @@ def test_a_network_takes_images_of_its_own_contract(name: str) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub folder of our own, and no network."""
-
-    def unreachable(url: str, *_: object, **__: object) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))  # as set_dir does, and undone
-    assert torch.hub.get_dir() == str(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    return tmp_path
+    return hub_folder(tmp_path, monkeypatch)
 
 
 def publish(hub: Path, name: str, seed: int = 1) -> dict[str, torch.Tensor]:

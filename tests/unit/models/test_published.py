@@ -240,14 +240,16 @@ def test_boxes_lie_within_inputs_of_any_size() -> None:
 )
 def test_what_cannot_be_trained_names_what_can(name: str, has_weights: bool, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        require_trainable(name, has_weights=has_weights)
+        require_trainable(name, Detection(labels=("cell",)), has_weights=has_weights)
     assert said in str(caught.value)
 
 
 def test_what_can_be_trained_is_accepted() -> None:
+    task = Detection(labels=("cell",))
     for name in ("fcos_resnet50_fpn", "deeplabv3_resnet50", "resnet18", "retinanet/resnet18"):
-        require_trainable(name, has_weights=True)
-    require_trainable("resnet18", has_weights=False)
+        require_trainable(name, task, has_weights=True)
+    for name in ("resnet18", "deeplabv3_resnet50"):  # the latter is of another task
+        require_trainable(name, task, has_weights=False)
 
 
 def test_features_of_a_detector_are_refused_in_one_sentence() -> None:

@@ -65,6 +65,7 @@ def test_a_plan_has_the_published_weights_and_a_head_of_its_labels(hub: Path) ->
         ({"architecture": "ssd300_vgg16", "pretrained": True}, "name ssdlite/vgg16 instead"),
         ({"architecture": DETECTOR}, "add --pretrained or a parent, or name fcos/resnet50"),
         ({"architecture": SEGMENTER, "pretrained": True}, "returns logits of every pixel, and"),
+        ({"architecture": SEGMENTER}, "returns logits of every pixel, and"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(
