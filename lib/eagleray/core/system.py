@@ -14,6 +14,7 @@ __all__ = ["cpu_model", "free_port", "give_way", "num_usable_cores", "set_nicene
 
 
 _LISTENING_PORTS = range(20_000, 32_768)
+_returned_ports: set[int] = set()
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -77,9 +78,13 @@ def free_port() -> int:
     """Return a free port of loopback; another process could take it before it is used.
 
     It lies below the ports that Linux gives to outgoing connections, which are taken all the time.
+    A process gets each port once: two that it wants at the same time differ.
     """
     for port in random.sample(_LISTENING_PORTS, len(_LISTENING_PORTS)):
+        if port in _returned_ports:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _returned_ports.add(port)
             return port
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

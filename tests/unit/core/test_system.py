@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from eagleray.core import system
 from eagleray.core.system import free_port, num_usable_cores
 
 
@@ -24,6 +25,14 @@ def test_a_container_uses_no_more_cores_than_its_quota_pays_for(tmp_path: Path) 
     for text in ("100000 100000\n", "199999 100000\n", "50000 100000\n"):
         quota.write_text(text)
         assert num_usable_cores(quota) == 1
+
+
+def test_a_process_gets_each_free_port_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "_LISTENING_PORTS", range(21_000, 21_040))
+    monkeypatch.setattr(system, "_returned_ports", set())
+    found = [free_port() for _ in range(20)]
+    assert len(set(found)) == 20
+    assert set(found) <= set(range(21_000, 21_040))
 
 
 def test_a_free_port_is_none_that_connections_get() -> None:
