@@ -277,6 +277,7 @@ def test_a_quantized_semantic_model_keeps_its_masks(
     assert mean_similarity(semantic, quantized, disks, tmp_path) > 0.97
 
 
+@pytest.mark.long
 def test_a_quantized_instance_model_keeps_its_objects_and_is_exported(
     instance: ModelPackage, nuclei: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint
 
 
 @OPENVINO_NORMALISES
+@pytest.mark.long
 def test_batches_and_openvino_have_the_outputs_of_single_images(tmp_path: Path) -> None:
     package = region_package()
     eager, other = (

@@ -184,7 +184,7 @@ def as_eagleray(prediction: ObjectsPrediction) -> list[list[float]]:
         "rt_detr",
         pytest.param("rt_detr_v2", marks=pytest.mark.long),
         pytest.param("d_fine", marks=pytest.mark.long),
-        "detr",
+        pytest.param("detr", marks=pytest.mark.long),  # imported with a note below
     ],
 )
 def test_the_objects_are_those_of_transformers(kind: str, tmp_path: Path) -> None:

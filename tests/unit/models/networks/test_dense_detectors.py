@@ -148,7 +148,7 @@ def drawn_images(folder: Path) -> tuple[Tensor, Tensor]:
         ("fcos", 60),
         pytest.param("retinanet", 110, marks=pytest.mark.long),
         ("ssdlite", 100),
-        ("fasterrcnn", 70),
+        pytest.param("fasterrcnn", 70, marks=pytest.mark.long),
     ],
 )
 def test_a_detector_learns_what_eight_images_show(prefix: str, steps: int, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(shapes: Path, tmp_pa
         assert "train_map" not in one
 
 
+@pytest.mark.long
 def test_two_workers_train_a_detector_with_two_stages_as_one_does(
     shapes: Path, tmp_path: Path
 ) -> None:
