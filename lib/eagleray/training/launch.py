@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import pickle
 import secrets
@@ -167,6 +168,7 @@ def run_workers(
     process_channel().hold(
         cores=spec.min_workers * held.get("CPU", 0.0), gpus=spec.min_workers * held.get("GPU", 0.0)
     )
+    gc.collect()  # workers of an earlier batch job in this process may hold cores in a cycle
     with _EventReceiver(channel, on_event) as receiver:
         try:
             trainer.fit()
