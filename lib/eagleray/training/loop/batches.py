@@ -195,7 +195,8 @@ class BatchPrefetcher:
         rows = self._sampler.rows(epoch, step)
         augmentation = StepAugmentation(self._spec, epoch, step, len(rows))
         share = range(self._context.rank, len(rows), self._context.world_size)
-        examples = [self._example(int(rows[place]), place, augmentation) for place in share]
+        size = augmentation.step_size(self._size)
+        examples = [self._example(int(rows[place]), place, augmentation, size) for place in share]
         images = torch.from_numpy(np.stack([pixels for pixels, _ in examples]))
         own_rows = rows[share.start :: share.step]
         attributes = self._dataset.attributes
@@ -207,9 +208,16 @@ class BatchPrefetcher:
         )
 
     def _example(
-        self, row: int, place: int, augmentation: StepAugmentation
+        self, row: int, place: int, augmentation: StepAugmentation, size: tuple[int, int]
     ) -> tuple[npt.NDArray[np.uint8], Tensor]:
-        """Return an augmented image of a step and its targets, which move with its pixels."""
+        """Return an augmented image of a step and its targets, which move with its pixels.
+
+        Args:
+            row: Its row.
+            place: Its number within the step.
+            augmentation: The augmentation of the step.
+            size: (height, width) of the images of the step.
+        """
         task, dataset = self._task, self._dataset
         others = augmentation.mosaic_rows(place, self._sampler.num_images)
         if others:
@@ -228,7 +236,6 @@ class BatchPrefetcher:
             pixels, targets = dataset.decoded.read_one(row), dataset.targets[row]
         pixels, placement, window = augmentation.apply(pixels, place, self._size)
         targets = task.move_targets(targets, placement, window)
-        size = augmentation.step_size(self._size)
         if size == self._size:
             return pixels, targets
         return resize_pixels(pixels, size), task.resize_targets(targets, self._size, size)
