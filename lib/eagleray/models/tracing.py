@@ -1,4 +1,4 @@
-"""Describes why PyTorch cannot trace a network, in words for the author of the network."""
+"""Describes why PyTorch cannot trace a network, for the author of the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a network cannot be traced, in words that are not of PyTorch's tracers."""
+"""Why a network cannot be traced, without the terms of PyTorch's tracers."""
 
 from __future__ import annotations
 
